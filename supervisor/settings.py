@@ -1,0 +1,325 @@
+"""Every knob once: its name, environment variable, default, unit, range and one sentence.
+
+Settings are a frozen value, made at start from the environment (and `.env`), validated all at once, and handed to whoever needs
+them. Nothing else reads the environment. Durations are seconds inside the program; variables that end in `_MS` are milliseconds,
+as their established names say.
+"""
+
+import ipaddress
+import os
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+
+from supervisor.errors import ConfigurationError
+
+KIB = 1024
+MIB = 1024 * KIB
+MINUTE = 60.0
+
+_SIZE_UNITS = {"": 1, "k": KIB, "m": MIB, "g": 1024 * MIB}
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes that `text` means: a number, with `k`, `m` or `g` for powers of 1024 (as Docker writes sizes)."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?", text.strip().lower())
+    if match is None:
+        raise ValueError("must be a size such as 256m or 268435456")
+    return int(float(match[1]) * _SIZE_UNITS[match[2]])
+
+
+def _milliseconds(text: str) -> float:
+    return float(text) / 1000
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() in {"1", "true", "yes", "on"}:
+        return True
+    if text.lower() in {"0", "false", "no", "off", ""}:
+        return False
+    raise ValueError("must be true or false")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(shlex.split(text))
+
+
+def _list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _path(text: str) -> Path | None:
+    return Path(text).expanduser() if text else None
+
+
+def _between(low: float, high: float) -> Callable[[Any], str | None]:
+    return lambda value: None if low <= value <= high else f"must be {low:g} to {high:g}"
+
+
+def _one_of(*allowed: str) -> Callable[[Any], str | None]:
+    return lambda value: None if value in allowed else f"must be one of {', '.join(allowed)}"
+
+
+def _matches(pattern: str, meaning: str) -> Callable[[Any], str | None]:
+    return lambda value: None if re.fullmatch(pattern, value) else f"must be {meaning}"
+
+
+def _setting(
+    env: str,
+    default: Any,
+    parse: Callable[[str], Any],
+    doc: str,
+    check: Callable[[Any], str | None] | None = None,
+    secret: bool = False,
+) -> Any:
+    metadata = {"env": env, "parse": parse, "doc": doc, "check": check, "secret": secret}
+    return attrs.field(default=default, repr=not secret, metadata=metadata)
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """The effective configuration. `describe()` lists every field with its variable, unit and sentence."""
+
+    # gateway
+    host: str = _setting("HOST", "127.0.0.1", _text, "Address to listen on.")
+    port: int = _setting("PORT", 8080, int, "Port to listen on; 0 picks a free one.", _between(0, 65535))
+    insecure_plain_ws: bool = _setting(
+        "INSECURE_PLAIN_WS", False, _boolean, "Allow unencrypted ws:// on an address that is not loopback (behind a TLS proxy)."
+    )
+    tls_certificate: Path | None = _setting("TLS_CERTIFICATE_FILE", None, _path, "Certificate chain (PEM); turns TLS on.")
+    tls_key: Path | None = _setting("TLS_KEY_FILE", None, _path, "Private key (PEM); default: in the certificate file.")
+    allowed_hosts: tuple[str, ...] = _setting(
+        "ALLOWED_HOSTS", (), _list, "Further values of the Host header to answer to, comma separated (loopback names always)."
+    )
+    allowed_origins: tuple[str, ...] = _setting(
+        "ALLOWED_ORIGINS", (), _list, "Origins of pages that may open a WebSocket, besides this server's own page."
+    )
+    max_connections: int = _setting(
+        "MAX_CONNECTIONS", 1000, int, "Open connections at once, all kinds together.", _between(1, 100_000)
+    )
+    handshake_timeout: float = _setting(
+        "HANDSHAKE_TIMEOUT_MS", 10.0, _milliseconds, "Time for a request head to arrive.", _between(0.1, 120)
+    )
+    auth_timeout: float = _setting(
+        "AUTH_TIMEOUT_MS", 10.0, _milliseconds, "Time from the upgrade to the authentication message.", _between(0.1, 120)
+    )
+    ping_interval: float = _setting(
+        "PING_INTERVAL_MS", 25.0, _milliseconds, "Silence after which a WebSocket ping is sent.", _between(1, 3600)
+    )
+    ping_timeout: float = _setting(
+        "PING_TIMEOUT_MS", 40.0, _milliseconds, "Silence after a ping that counts as a dead peer.", _between(1, 3600)
+    )
+    max_message_size: int = _setting(
+        "MAX_WEBSOCKET_MESSAGE_SIZE", MIB, parse_size, "Largest message after authentication, bytes.", _between(KIB, 64 * MIB)
+    )
+    max_auth_message_size: int = _setting(
+        "MAX_AUTH_MESSAGE_SIZE", 64 * KIB, parse_size, "Bytes accepted before authentication.", _between(KIB, MIB)
+    )
+    output_window: int = _setting(
+        "OUTPUT_WINDOW_SIZE",
+        256 * KIB,
+        parse_size,
+        "Output that may be under way to a client before the program waits, bytes.",
+        _between(16 * KIB, 8 * MIB),
+    )
+    unacknowledged_rate: int = _setting(
+        "UNACKNOWLEDGED_OUTPUT_RATE",
+        8 * MIB,
+        parse_size,
+        "Output to a client that does not acknowledge, bytes per second (xterm.js takes 5 to 35 MB/s).",
+        _between(64 * KIB, 1024 * MIB),
+    )
+    stall_timeout: float = _setting(
+        "VIEWER_STALL_TIMEOUT_MS", 30.0, _milliseconds, "Time without progress after which a viewer is dropped.", _between(1, 3600)
+    )
+    control_format: Literal["auto", "prefixed", "plain"] = _setting(
+        "CONTROL_MESSAGE_FORMAT", "auto", _text, "Control messages to existing clients.", _one_of("auto", "prefixed", "plain")
+    )
+
+    # admission
+    signing_secret: str = _setting(
+        "TERMINAL_SERVER_SIGNING_SECRET", "", _text, "Key of the config signatures (also SIGNING_SECRET).", secret=True
+    )
+    signed_config_max_age: float = _setting(
+        "SIGNED_CONFIG_MAX_AGE_MS", 24 * 3600.0, _milliseconds, "Age after which a signed config is refused.", _between(1, 1e7)
+    )
+    allow_unsigned: bool = _setting(
+        "ALLOW_UNSIGNED_CREDENTIALS", False, _boolean, "Accept unsigned credentials although a signing secret is set."
+    )
+    access_token: str = _setting(
+        "LOCAL_ACCESS_TOKEN", "", _text, "Reusable token for programs where no signing secret is set.", secret=True
+    )
+    max_sessions: int = _setting("MAX_SESSIONS", 100, int, "Sessions at once.", _between(1, 100_000))
+    environment_allow: tuple[str, ...] = _setting(
+        "CLIENT_ENVIRONMENT_ALLOW", (), _list, "Further names that a client may set in environmentVariables."
+    )
+
+    # session
+    idle_timeout: float = _setting(
+        "TERMINAL_IDLE_TIMEOUT_MS", 10 * MINUTE, _milliseconds, "Time without a key before a session ends.", _between(1, 1e6)
+    )
+    max_duration: float = _setting(
+        "MAX_SESSION_DURATION_MS", 30 * MINUTE, _milliseconds, "Longest life of a session.", _between(1, 1e6)
+    )
+    timeout_warning: float = _setting(
+        "TIMEOUT_WARNING_MS", 60.0, _milliseconds, "How long before a timeout the user is warned.", _between(0, 3600)
+    )
+    resume_grace: float = _setting(
+        "RESUME_GRACE_MS", 5 * MINUTE, _milliseconds, "Life of a session that nobody watches.", _between(0, 1e6)
+    )
+    scrollback: int = _setting(
+        "MAX_OUTPUT_BUFFER_SIZE", MIB, parse_size, "Output kept for a resume, bytes.", _between(64 * KIB, 64 * MIB)
+    )
+    input_rate: int = _setting(
+        "INPUT_RATE", 256 * KIB, parse_size, "Input per session, bytes per second.", _between(64, 1024 * MIB)
+    )
+    input_burst: int = _setting(
+        "INPUT_BURST", 2 * MIB, parse_size, "Input accepted at once before the rate applies, bytes.", _between(KIB, 256 * MIB)
+    )
+
+    # sandbox
+    provider: Literal["docker", "local"] = _setting(
+        "SANDBOX_PROVIDER", "docker", _text, "Where sessions run; local has no isolation.", _one_of("docker", "local")
+    )
+    transport: Literal["lifeline", "attach"] = _setting(
+        "SANDBOX_TRANSPORT", "lifeline", _text, "How the terminal's bytes travel.", _one_of("lifeline", "attach")
+    )
+    docker_host: str = _setting("DOCKER_HOST", "", _text, "The engine's socket; empty: where set-up or the system has one.")
+    image: str = _setting("DOCKER_IMAGE_NAME", "terminal-supervisor-sandbox:latest", _text, "Image of the session containers.")
+    command: tuple[str, ...] = _setting(
+        "SESSION_COMMAND", (), _words, "Command of a session; empty: the image's (the restricted shell in the default image)."
+    )
+    allowed_commands: tuple[str, ...] = _setting(
+        "ALLOWED_COMMANDS", (), _list, "Commands of the restricted shell; empty: the list in the image."
+    )
+    network: str = _setting(
+        "DOCKER_NETWORK_NAME",
+        "ably_cli_restricted",
+        _text,
+        "Network of the session containers; none for no network.",
+        _matches(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}", "a name of letters, digits, _ . -"),
+    )
+    memory_limit: int = _setting(
+        "CONTAINER_MEMORY_LIMIT", 256 * MIB, parse_size, "Memory of a container, swap included.", _between(16 * MIB, 1 << 40)
+    )
+    cpu_limit: float = _setting("CONTAINER_CPU_LIMIT", 1.0, float, "CPUs of a container.", _between(0.01, 1024))
+    pids_limit: int = _setting("CONTAINER_PIDS_LIMIT", 50, int, "Processes of a container.", _between(4, 32768))
+    tmpfs_size: int = _setting("CONTAINER_TMPFS_SIZE", 64 * MIB, parse_size, "Size of /tmp.", _between(64 * KIB, 1 << 36))
+    config_size: int = _setting(
+        "CONTAINER_CONFIG_SIZE", 10 * MIB, parse_size, "Size of the CLI's config directory.", _between(64 * KIB, 1 << 36)
+    )
+    config_directory: str = _setting(
+        "CONTAINER_CONFIG_DIRECTORY",
+        "/home/appuser/.ably",
+        _text,
+        "The CLI's config directory in the container.",
+        _matches(r"/[A-Za-z0-9_./-]+", "an absolute path"),
+    )
+    start_timeout: float = _setting(
+        "SANDBOX_START_TIMEOUT_MS", 30.0, _milliseconds, "Time for a container to come up.", _between(1, 600)
+    )
+    hangup_grace: float = _setting(
+        "HANGUP_GRACE_MS", 2.0, _milliseconds, "Time for programs to go after a hang-up.", _between(0, 60)
+    )
+
+    # operation
+    log_format: Literal["console", "json"] = _setting("LOG_FORMAT", "console", _text, "Log lines.", _one_of("console", "json"))
+    log_level: str = _setting("LOG_LEVEL", "info", _text, "Least level that is logged.", _one_of("debug", "info", "warning", "error"))
+    shutdown_grace: float = _setting(
+        "SHUTDOWN_GRACE_MS", 2.0, _milliseconds, "Time for viewers to read the farewell at shutdown.", _between(0, 600)
+    )
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this host can reach the listener."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def __attrs_post_init__(self) -> None:
+        problems = [
+            f"{field.metadata['env']}={getattr(self, field.name)!r}: {problem}"
+            for field in attrs.fields(Settings)
+            if (check := field.metadata["check"]) and (problem := check(getattr(self, field.name)))
+        ]
+        if not self.loopback:
+            if not self.signing_secret:
+                problems.append(
+                    f"HOST={self.host}: without TERMINAL_SERVER_SIGNING_SECRET only a loopback address is possible; "
+                    "set a secret or HOST=127.0.0.1"
+                )
+            if self.provider == "local":
+                problems.append(f"HOST={self.host}: SANDBOX_PROVIDER=local has no isolation and listens on loopback only")
+            if not self.tls_certificate and not self.insecure_plain_ws:
+                problems.append(
+                    f"HOST={self.host}: plain ws:// would show credentials on the wire; set TLS_CERTIFICATE_FILE, "
+                    "or INSECURE_PLAIN_WS=true when a proxy before this server does TLS"
+                )
+        if self.signing_secret and len(self.signing_secret) < 16:
+            problems.append("TERMINAL_SERVER_SIGNING_SECRET: must have at least 16 characters")
+        if self.access_token and len(self.access_token) < 16:
+            problems.append("LOCAL_ACCESS_TOKEN: must have at least 16 characters")
+        if problems:
+            raise ConfigurationError("bad settings:\n  " + "\n  ".join(problems))
+
+
+def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
+    """Return the settings that `environment` (default: this process's) asks for; `overrides` win.
+
+    Raises:
+        ConfigurationError: names every variable that is wrong, its value and what is allowed, all at once.
+    """
+    source = os.environ if environment is None else environment
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for field in attrs.fields(Settings):
+        name = field.metadata["env"]
+        text = source.get(name)
+        if text is None and name == "TERMINAL_SERVER_SIGNING_SECRET":
+            text = source.get("SIGNING_SECRET")
+        if text is None or (text == "" and field.default not in ((), "", None)):
+            continue
+        try:
+            values[field.name] = field.metadata["parse"](text)
+        except ValueError as error:
+            shown = "(secret)" if field.metadata["secret"] else repr(text)
+            problems.append(f"{name}={shown}: {error}")
+    try:
+        settings = Settings(**{**values, **overrides})
+    except ConfigurationError as error:
+        if not problems:
+            raise
+        raise ConfigurationError("bad settings:\n  " + "\n  ".join(problems) + "\n" + str(error)) from None
+    if problems:
+        raise ConfigurationError("bad settings:\n  " + "\n  ".join(problems))
+    return settings
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """Return the `NAME=value` lines of `path` ({} when there is no such file); values may be quoted as in a shell.
+
+    Raises:
+        ConfigurationError: a line is neither empty, a comment nor an assignment.
+    """
+    if not path.exists():
+        return {}
+    result: dict[str, str] = {}
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        stripped = line.strip()
+        if not stripped or stripped.startswith("#"):
+            continue
+        name, separator, value = stripped.partition("=")
+        if not separator or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name.strip()):
+            raise ConfigurationError(f"{path}:{number}: not NAME=value")
+        parts = shlex.split(value, comments=True)
+        result[name.strip()] = " ".join(parts)
+    return result
