@@ -92,15 +92,28 @@ class Settings:
     host: str = _setting("HOST", "127.0.0.1", _text, "Address to listen on.")
     port: int = _setting("PORT", 8080, int, "Port to listen on; 0 picks a free one.", _between(0, 65535))
     insecure_plain_ws: bool = _setting(
-        "INSECURE_PLAIN_WS", False, _boolean, "Allow unencrypted ws:// on an address that is not loopback (behind a TLS proxy)."
+        "INSECURE_PLAIN_WS",
+        False,
+        _boolean,
+        "Allow unencrypted ws:// on an address that is not loopback (behind a TLS proxy).",
     )
-    tls_certificate: Path | None = _setting("TLS_CERTIFICATE_FILE", None, _path, "Certificate chain (PEM); turns TLS on.")
-    tls_key: Path | None = _setting("TLS_KEY_FILE", None, _path, "Private key (PEM); default: in the certificate file.")
+    tls_certificate: Path | None = _setting(
+        "TLS_CERTIFICATE_FILE", None, _path, "Certificate chain (PEM); turns TLS on."
+    )
+    tls_key: Path | None = _setting(
+        "TLS_KEY_FILE", None, _path, "Private key (PEM); default: in the certificate file."
+    )
     allowed_hosts: tuple[str, ...] = _setting(
-        "ALLOWED_HOSTS", (), _list, "Further values of the Host header to answer to, comma separated (loopback names always)."
+        "ALLOWED_HOSTS",
+        (),
+        _list,
+        "Further values of the Host header to answer to, comma separated (loopback names always).",
     )
     allowed_origins: tuple[str, ...] = _setting(
-        "ALLOWED_ORIGINS", (), _list, "Origins of pages that may open a WebSocket, besides this server's own page."
+        "ALLOWED_ORIGINS",
+        (),
+        _list,
+        "Origins of pages that may open a WebSocket, besides this server's own page.",
     )
     max_connections: int = _setting(
         "MAX_CONNECTIONS", 1000, int, "Open connections at once, all kinds together.", _between(1, 100_000)
@@ -109,19 +122,39 @@ class Settings:
         "HANDSHAKE_TIMEOUT_MS", 10.0, _milliseconds, "Time for a request head to arrive.", _between(0.1, 120)
     )
     auth_timeout: float = _setting(
-        "AUTH_TIMEOUT_MS", 10.0, _milliseconds, "Time from the upgrade to the authentication message.", _between(0.1, 120)
+        "AUTH_TIMEOUT_MS",
+        10.0,
+        _milliseconds,
+        "Time from the upgrade to the authentication message.",
+        _between(0.1, 120),
     )
     ping_interval: float = _setting(
-        "PING_INTERVAL_MS", 25.0, _milliseconds, "Silence after which a WebSocket ping is sent.", _between(1, 3600)
+        "PING_INTERVAL_MS",
+        25.0,
+        _milliseconds,
+        "Silence after which a WebSocket ping is sent.",
+        _between(1, 3600),
     )
     ping_timeout: float = _setting(
-        "PING_TIMEOUT_MS", 40.0, _milliseconds, "Silence after a ping that counts as a dead peer.", _between(1, 3600)
+        "PING_TIMEOUT_MS",
+        40.0,
+        _milliseconds,
+        "Silence after a ping that counts as a dead peer.",
+        _between(1, 3600),
     )
     max_message_size: int = _setting(
-        "MAX_WEBSOCKET_MESSAGE_SIZE", MIB, parse_size, "Largest message after authentication, bytes.", _between(KIB, 64 * MIB)
+        "MAX_WEBSOCKET_MESSAGE_SIZE",
+        MIB,
+        parse_size,
+        "Largest message after authentication, bytes.",
+        _between(KIB, 64 * MIB),
     )
     max_auth_message_size: int = _setting(
-        "MAX_AUTH_MESSAGE_SIZE", 64 * KIB, parse_size, "Bytes accepted before authentication.", _between(KIB, MIB)
+        "MAX_AUTH_MESSAGE_SIZE",
+        64 * KIB,
+        parse_size,
+        "Bytes accepted before authentication.",
+        _between(KIB, MIB),
     )
     output_window: int = _setting(
         "OUTPUT_WINDOW_SIZE",
@@ -138,24 +171,47 @@ class Settings:
         _between(64 * KIB, 1024 * MIB),
     )
     stall_timeout: float = _setting(
-        "VIEWER_STALL_TIMEOUT_MS", 30.0, _milliseconds, "Time without progress after which a viewer is dropped.", _between(1, 3600)
+        "VIEWER_STALL_TIMEOUT_MS",
+        30.0,
+        _milliseconds,
+        "Time without progress after which a viewer is dropped.",
+        _between(1, 3600),
     )
     control_format: Literal["auto", "prefixed", "plain"] = _setting(
-        "CONTROL_MESSAGE_FORMAT", "auto", _text, "Control messages to existing clients.", _one_of("auto", "prefixed", "plain")
+        "CONTROL_MESSAGE_FORMAT",
+        "auto",
+        _text,
+        "Control messages to existing clients.",
+        _one_of("auto", "prefixed", "plain"),
     )
 
     # admission
     signing_secret: str = _setting(
-        "TERMINAL_SERVER_SIGNING_SECRET", "", _text, "Key of the config signatures (also SIGNING_SECRET).", secret=True
+        "TERMINAL_SERVER_SIGNING_SECRET",
+        "",
+        _text,
+        "Key of the config signatures (also SIGNING_SECRET).",
+        secret=True,
     )
     signed_config_max_age: float = _setting(
-        "SIGNED_CONFIG_MAX_AGE_MS", 24 * 3600.0, _milliseconds, "Age after which a signed config is refused.", _between(1, 1e7)
+        "SIGNED_CONFIG_MAX_AGE_MS",
+        24 * 3600.0,
+        _milliseconds,
+        "Age after which a signed config is refused.",
+        _between(1, 1e7),
     )
     allow_unsigned: bool = _setting(
-        "ALLOW_UNSIGNED_CREDENTIALS", False, _boolean, "Accept unsigned credentials although a signing secret is set."
+        "ALLOW_UNSIGNED_CREDENTIALS",
+        False,
+        _boolean,
+        "Accept unsigned credentials although a signing secret is set.",
     )
     access_token: str = _setting(
-        "LOCAL_ACCESS_TOKEN", "", _text, "Reusable token for programs where no signing secret is set.", secret=True
+        "LOCAL_ACCESS_TOKEN",
+        "",
+        _text,
+        "Reusable token for programs where no signing secret is set.",
+        secret=True,
     )
     max_sessions: int = _setting("MAX_SESSIONS", 100, int, "Sessions at once.", _between(1, 100_000))
     environment_allow: tuple[str, ...] = _setting(
@@ -164,38 +220,73 @@ class Settings:
 
     # session
     idle_timeout: float = _setting(
-        "TERMINAL_IDLE_TIMEOUT_MS", 10 * MINUTE, _milliseconds, "Time without a key before a session ends.", _between(1, 1e6)
+        "TERMINAL_IDLE_TIMEOUT_MS",
+        10 * MINUTE,
+        _milliseconds,
+        "Time without a key before a session ends.",
+        _between(1, 1e6),
     )
     max_duration: float = _setting(
         "MAX_SESSION_DURATION_MS", 30 * MINUTE, _milliseconds, "Longest life of a session.", _between(1, 1e6)
     )
     timeout_warning: float = _setting(
-        "TIMEOUT_WARNING_MS", 60.0, _milliseconds, "How long before a timeout the user is warned.", _between(0, 3600)
+        "TIMEOUT_WARNING_MS",
+        60.0,
+        _milliseconds,
+        "How long before a timeout the user is warned.",
+        _between(0, 3600),
     )
     resume_grace: float = _setting(
-        "RESUME_GRACE_MS", 5 * MINUTE, _milliseconds, "Life of a session that nobody watches.", _between(0, 1e6)
+        "RESUME_GRACE_MS",
+        5 * MINUTE,
+        _milliseconds,
+        "Life of a session that nobody watches.",
+        _between(0, 1e6),
     )
     scrollback: int = _setting(
-        "MAX_OUTPUT_BUFFER_SIZE", MIB, parse_size, "Output kept for a resume, bytes.", _between(64 * KIB, 64 * MIB)
+        "MAX_OUTPUT_BUFFER_SIZE",
+        MIB,
+        parse_size,
+        "Output kept for a resume, bytes.",
+        _between(64 * KIB, 64 * MIB),
     )
     input_rate: int = _setting(
         "INPUT_RATE", 256 * KIB, parse_size, "Input per session, bytes per second.", _between(64, 1024 * MIB)
     )
     input_burst: int = _setting(
-        "INPUT_BURST", 2 * MIB, parse_size, "Input accepted at once before the rate applies, bytes.", _between(KIB, 256 * MIB)
+        "INPUT_BURST",
+        2 * MIB,
+        parse_size,
+        "Input accepted at once before the rate applies, bytes.",
+        _between(KIB, 256 * MIB),
     )
 
     # sandbox
     provider: Literal["docker", "local"] = _setting(
-        "SANDBOX_PROVIDER", "docker", _text, "Where sessions run; local has no isolation.", _one_of("docker", "local")
+        "SANDBOX_PROVIDER",
+        "docker",
+        _text,
+        "Where sessions run; local has no isolation.",
+        _one_of("docker", "local"),
     )
     transport: Literal["lifeline", "attach"] = _setting(
-        "SANDBOX_TRANSPORT", "lifeline", _text, "How the terminal's bytes travel.", _one_of("lifeline", "attach")
+        "SANDBOX_TRANSPORT",
+        "lifeline",
+        _text,
+        "How the terminal's bytes travel.",
+        _one_of("lifeline", "attach"),
     )
-    docker_host: str = _setting("DOCKER_HOST", "", _text, "The engine's socket; empty: where set-up or the system has one.")
-    image: str = _setting("DOCKER_IMAGE_NAME", "terminal-supervisor-sandbox:latest", _text, "Image of the session containers.")
+    docker_host: str = _setting(
+        "DOCKER_HOST", "", _text, "The engine's socket; empty: where set-up or the system has one."
+    )
+    image: str = _setting(
+        "DOCKER_IMAGE_NAME", "terminal-supervisor-sandbox:latest", _text, "Image of the session containers."
+    )
     command: tuple[str, ...] = _setting(
-        "SESSION_COMMAND", (), _words, "Command of a session; empty: the image's (the restricted shell in the default image)."
+        "SESSION_COMMAND",
+        (),
+        _words,
+        "Command of a session; empty: the image's (the restricted shell in the default image).",
     )
     allowed_commands: tuple[str, ...] = _setting(
         "ALLOWED_COMMANDS", (), _list, "Commands of the restricted shell; empty: the list in the image."
@@ -208,13 +299,27 @@ class Settings:
         _matches(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}", "a name of letters, digits, _ . -"),
     )
     memory_limit: int = _setting(
-        "CONTAINER_MEMORY_LIMIT", 256 * MIB, parse_size, "Memory of a container, swap included.", _between(16 * MIB, 1 << 40)
+        "CONTAINER_MEMORY_LIMIT",
+        256 * MIB,
+        parse_size,
+        "Memory of a container, swap included.",
+        _between(16 * MIB, 1 << 40),
     )
-    cpu_limit: float = _setting("CONTAINER_CPU_LIMIT", 1.0, float, "CPUs of a container.", _between(0.01, 1024))
-    pids_limit: int = _setting("CONTAINER_PIDS_LIMIT", 50, int, "Processes of a container.", _between(4, 32768))
-    tmpfs_size: int = _setting("CONTAINER_TMPFS_SIZE", 64 * MIB, parse_size, "Size of /tmp.", _between(64 * KIB, 1 << 36))
+    cpu_limit: float = _setting(
+        "CONTAINER_CPU_LIMIT", 1.0, float, "CPUs of a container.", _between(0.01, 1024)
+    )
+    pids_limit: int = _setting(
+        "CONTAINER_PIDS_LIMIT", 50, int, "Processes of a container.", _between(4, 32768)
+    )
+    tmpfs_size: int = _setting(
+        "CONTAINER_TMPFS_SIZE", 64 * MIB, parse_size, "Size of /tmp.", _between(64 * KIB, 1 << 36)
+    )
     config_size: int = _setting(
-        "CONTAINER_CONFIG_SIZE", 10 * MIB, parse_size, "Size of the CLI's config directory.", _between(64 * KIB, 1 << 36)
+        "CONTAINER_CONFIG_SIZE",
+        10 * MIB,
+        parse_size,
+        "Size of the CLI's config directory.",
+        _between(64 * KIB, 1 << 36),
     )
     config_directory: str = _setting(
         "CONTAINER_CONFIG_DIRECTORY",
@@ -231,10 +336,22 @@ class Settings:
     )
 
     # operation
-    log_format: Literal["console", "json"] = _setting("LOG_FORMAT", "console", _text, "Log lines.", _one_of("console", "json"))
-    log_level: str = _setting("LOG_LEVEL", "info", _text, "Least level that is logged.", _one_of("debug", "info", "warning", "error"))
+    log_format: Literal["console", "json"] = _setting(
+        "LOG_FORMAT", "console", _text, "Log lines.", _one_of("console", "json")
+    )
+    log_level: str = _setting(
+        "LOG_LEVEL",
+        "info",
+        _text,
+        "Least level that is logged.",
+        _one_of("debug", "info", "warning", "error"),
+    )
     shutdown_grace: float = _setting(
-        "SHUTDOWN_GRACE_MS", 2.0, _milliseconds, "Time for viewers to read the farewell at shutdown.", _between(0, 600)
+        "SHUTDOWN_GRACE_MS",
+        2.0,
+        _milliseconds,
+        "Time for viewers to read the farewell at shutdown.",
+        _between(0, 600),
     )
 
     @property
@@ -258,7 +375,9 @@ class Settings:
                     "set a secret or HOST=127.0.0.1"
                 )
             if self.provider == "local":
-                problems.append(f"HOST={self.host}: SANDBOX_PROVIDER=local has no isolation and listens on loopback only")
+                problems.append(
+                    f"HOST={self.host}: SANDBOX_PROVIDER=local has no isolation and listens on loopback only"
+                )
             if not self.tls_certificate and not self.insecure_plain_ws:
                 problems.append(
                     f"HOST={self.host}: plain ws:// would show credentials on the wire; set TLS_CERTIFICATE_FILE, "
