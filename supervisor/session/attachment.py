@@ -1,0 +1,191 @@
+"""A viewer's place in a session's output: an offset, a window, and the notices that are meant for it.
+
+Viewers pull. An attachment owns no buffer: output is read from the session's scrollback at the viewer's own offset, so a frozen viewer
+costs what one frame costs, and a slow one can fall behind without anybody else noticing. What is told to a viewer besides output
+(warnings, answers, the end) is a short queue of events.
+"""
+
+from collections import deque
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import attrs
+import trio
+
+from supervisor.errors import PeerError
+from supervisor.protocol.closing import EndReason
+from supervisor.sandbox.terminal import ExitStatus
+
+if TYPE_CHECKING:
+    from supervisor.session.session import Session
+
+Role = Literal["writer", "viewer"]
+TimeoutKind = Literal["idle", "maxDuration"]
+MAX_EVENTS = 64  # events that may wait for a viewer; a client that provokes more than it reads is breaking the rules
+
+
+@attrs.frozen
+class Output:
+    """The next bytes of the stream; `offset` is that of the first one."""
+
+    offset: int
+    data: bytes
+
+
+@attrs.frozen
+class Gap:
+    """The bytes from `start` up to `end` have left the scrollback before this viewer took them."""
+
+    start: int
+    end: int
+
+
+@attrs.frozen
+class TimeoutWarning:
+    """The session will end in `seconds` for the reason that `kind` names."""
+
+    kind: TimeoutKind
+    seconds: float
+
+
+@attrs.frozen
+class TimeoutWarningCleared:
+    """The user typed in time."""
+
+    kind: TimeoutKind
+
+
+@attrs.frozen
+class Attendance:
+    """How many viewers are attached now."""
+
+    writers: int
+    viewers: int
+
+
+@attrs.frozen
+class Answer:
+    """The connection's own answer to its client, in order with the rest: a text frame."""
+
+    text: str
+
+
+@attrs.frozen
+class Ended:
+    """Nothing follows. `status` is set when the command ended by itself."""
+
+    reason: EndReason
+    status: ExitStatus | None = None
+
+
+Event: TypeAlias = Output | Gap | TimeoutWarning | TimeoutWarningCleared | Attendance | Answer | Ended
+
+
+class Attachment:
+    """One viewer of one session; made by `Session.attach`.
+
+    One task calls `next_event`; the others may be called from any task.
+
+    Attributes:
+        offset: the next byte that `next_event` will return.
+        acknowledged: the byte up to which the client has shown the output; moves with `offset` for clients that do not acknowledge.
+    """
+
+    def __init__(self, session: "Session", offset: int, window: int, role: Role, acknowledges: bool) -> None:
+        self.session = session
+        self.role = role
+        self.window = window
+        self.acknowledges = acknowledges
+        self.offset = offset
+        self.acknowledged = offset
+        self._events: deque[Event] = deque()
+        self._wake = trio.lowlevel.ParkingLot()
+        self._end: Ended | None = None
+
+    def __repr__(self) -> str:
+        return f"<Attachment {self.role} at {self.offset}, acknowledged {self.acknowledged}, {len(self._events)} events>"
+
+    @property
+    def lag(self) -> int:
+        """Bytes of output that the client has not shown yet."""
+        return self.session.scrollback.end - self.acknowledged
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether output waits only for the client's acknowledgement."""
+        return self.offset < self.session.scrollback.end and self._room() <= 0
+
+    def _room(self) -> int:
+        return self.acknowledged + self.window - self.offset if self.acknowledges else self.window
+
+    def acknowledge(self, offset: int) -> None:
+        """Note that the client has shown everything before `offset`; offsets that go back change nothing.
+
+        Raises:
+            PeerError: the client acknowledges what it has not been sent.
+        """
+        if offset > self.offset:
+            raise PeerError("acknowledged output that was not sent")
+        if offset > self.acknowledged:
+            self.acknowledged = offset
+            self.wake()
+            self.session.room_may_have_come()
+
+    def post(self, event: Event) -> None:
+        """Queue an event for this viewer, before further output.
+
+        Raises:
+            PeerError: too many events wait already.
+        """
+        if len(self._events) >= MAX_EVENTS:
+            raise PeerError("provokes more answers than it reads")
+        self._events.append(event)
+        self.wake()
+
+    def tell(self, event: Event) -> None:
+        """Queue the session's own news, in place of an older piece of news of the same kind."""
+        self._events = deque(queued for queued in self._events if type(queued) is not type(event))
+        self._events.append(event)
+        self.wake()
+
+    def end(self, ended: Ended) -> None:
+        """Let this viewer go: `Ended` comes after the events and, if the command ended by itself, after all output. First call wins."""
+        if self._end is None:
+            self._end = ended
+            self.wake()
+
+    def wake(self) -> None:
+        """Let `next_event` look again."""
+        self._wake.unpark_all()
+
+    async def next_event(self, max_bytes: int) -> Event:
+        """Return the next thing to tell the client; waits for one. After `Ended` it may not be called again."""
+        await trio.lowlevel.checkpoint()
+        while True:
+            if self._events:
+                return self._events.popleft()
+            if self._end is not None and self._end.status is None:
+                return self._end
+            if event := self._next_output(max_bytes):
+                return event
+            if self._end is not None and self.offset == self.session.scrollback.end:
+                return self._end
+            await self._wake.park()
+
+    def _next_output(self, max_bytes: int) -> Output | Gap | None:
+        scrollback = self.session.scrollback
+        if self.offset < scrollback.start:
+            gap = Gap(self.offset, scrollback.start)
+            self.offset = scrollback.start
+            self.acknowledged = max(self.acknowledged, self.offset)
+            return gap
+        allowed = min(max_bytes, self._room())
+        if allowed <= 0 or self.offset == scrollback.end:
+            return None
+        data = scrollback.read(self.offset, allowed)
+        event = Output(self.offset, data)
+        self.offset += len(data)
+        if not self.acknowledges:
+            # The client took everything before this piece, or the caller would not ask for more.
+            self.acknowledged = event.offset
+            self.session.room_may_have_come()
+        return event

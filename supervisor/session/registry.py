@@ -1,0 +1,79 @@
+"""All sessions of this supervisor: who may have one, who may come back to one."""
+
+import hmac
+from collections.abc import Iterator
+
+import trio
+
+from supervisor.errors import SessionRefusedError
+from supervisor.protocol.closing import EndReason
+from supervisor.sandbox.terminal import LeaseRequest, SandboxProvider
+from supervisor.session.session import Session
+from supervisor.settings import Settings
+
+
+class SessionRegistry:
+    """Creates sessions in a nursery of its own and finds them again.
+
+    Resource handling: a session lives in `nursery`; cancelling it ends all sessions, each giving its sandbox back.
+    """
+
+    def __init__(self, settings: Settings, provider: SandboxProvider, nursery: trio.Nursery) -> None:
+        self.settings = settings
+        self.provider = provider
+        self._nursery = nursery
+        self._sessions: dict[str, Session] = {}
+        self._closing = False
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._sessions.values()))
+
+    def __repr__(self) -> str:
+        return f"<SessionRegistry {len(self)} of at most {self.settings.max_sessions} sessions>"
+
+    async def create(self, owner: bytes, request: LeaseRequest) -> Session:
+        """Start a session for `owner`; returns when its terminal is there.
+
+        Resource handling: cancelled meanwhile, the half-started session is taken down again.
+
+        Raises:
+            SessionRefusedError: the house is full (`capacity`) or closing (`shutdown`).
+            SandboxError: the sandbox could not be started.
+        """
+        if self._closing:
+            raise SessionRefusedError(EndReason.SHUTDOWN.value, "The server is shutting down.")
+        if len(self._sessions) >= self.settings.max_sessions:
+            raise SessionRefusedError(EndReason.CAPACITY.value, "All terminals are in use. Please try again later.")
+        session = Session(owner, request, self.settings)
+        self._sessions[session.id] = session
+        await self._nursery.start(self._keep, session)
+        return session
+
+    async def _keep(self, session: Session, *, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            await session.run(self.provider, task_status=task_status)
+        finally:
+            del self._sessions[session.id]
+
+    def find(self, session_id: str, owner: bytes) -> Session | None:
+        """Return the live session of that id, or None when there is none.
+
+        Raises:
+            SessionRefusedError: it belongs to other credentials. Its text is that of bad credentials, so that it
+                does not tell that the session exists.
+        """
+        session = self._sessions.get(session_id)
+        if session is None or session.ended is not None:
+            return None
+        if not hmac.compare_digest(session.owner, owner):
+            raise SessionRefusedError(EndReason.CREDENTIALS.value, "These credentials are not accepted.")
+        return session
+
+    def close(self, reason: EndReason) -> None:
+        """Refuse new sessions from now on and end those that are there."""
+        self._closing = True
+        for session in self:
+            session.end(reason)

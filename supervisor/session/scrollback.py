@@ -1,0 +1,68 @@
+"""The output that a session keeps: a window over an endless byte stream, addressed by absolute offsets.
+
+Bytes are numbered from 0 in the order in which the program wrote them. The newest `capacity` bytes can be read again, by any number of
+readers, each at its own offset; that one store serves scrollback, resume and every viewer's backlog, so that a viewer costs no
+buffer of its own. Blocks are allocated as output arrives: an idle session costs next to nothing.
+"""
+
+from collections import deque
+
+BLOCK = 16 * 1024  # bytes; small enough for an idle session, large enough that a full window is few objects
+
+
+class Scrollback:
+    """A bounded, append-only byte store.
+
+    Attributes:
+        capacity: bytes that stay readable.
+        end: absolute offset one past the newest byte, which is the number of bytes ever written.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError("capacity must be at least 1 byte")
+        self.capacity = capacity
+        self.end = 0
+        self._blocks: deque[bytearray] = deque()
+        self._first = 0  # number of the first block kept; block k holds the offsets k*BLOCK to (k+1)*BLOCK - 1
+
+    def __repr__(self) -> str:
+        return f"<Scrollback {self.start}..{self.end} of at most {self.capacity} bytes>"
+
+    @property
+    def start(self) -> int:
+        """Absolute offset of the oldest byte that can still be read."""
+        return max(0, self.end - self.capacity)
+
+    def append(self, data: bytes) -> None:
+        """Add `data` at the end; what falls out of the window is forgotten."""
+        position = 0
+        while position < len(data):
+            if self.end % BLOCK == 0:
+                self._blocks.append(bytearray())
+            room = BLOCK - self.end % BLOCK
+            piece = data[position : position + room]
+            self._blocks[-1] += piece
+            position += len(piece)
+            self.end += len(piece)
+            while self._first < self.start // BLOCK:
+                self._blocks.popleft()
+                self._first += 1
+
+    def read(self, offset: int, max_bytes: int) -> bytes:
+        """Return up to `max_bytes` bytes from `offset` on (`b""` at the end).
+
+        Raises:
+            ValueError: `offset` is not within `start` to `end`.
+        """
+        if not self.start <= offset <= self.end:
+            raise ValueError(f"offset {offset} is outside of {self.start}..{self.end}")
+        stop = min(self.end, offset + max_bytes)
+        pieces: list[bytes | bytearray] = []
+        while offset < stop:
+            block = self._blocks[offset // BLOCK - self._first]
+            within = offset % BLOCK
+            piece = block[within : within + stop - offset]
+            pieces.append(piece)
+            offset += len(piece)
+        return bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)

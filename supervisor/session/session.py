@@ -1,0 +1,328 @@
+"""A session: one scope that owns a sandbox, its pumps and its clocks, whoever watches.
+
+`Session.run` is that scope. Leaving it, by any path, takes the terminal's lease with it. Output goes PTY → scrollback → each viewer's own
+pace; input goes viewers → limiter → PTY. A session outlives its connections, which is what makes resume work; it never outlives
+its maximum duration.
+
+Pacing: the program is held back by the *fastest* viewer, so that a slow one delays nobody; when nobody watches, it runs freely
+into the scrollback.
+"""
+
+import secrets
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from supervisor.errors import SandboxError
+from supervisor.observability.log import get_logger
+from supervisor.protocol.closing import EndReason
+from supervisor.sandbox.terminal import ExitStatus, LeaseRequest, SandboxProvider, Terminal
+from supervisor.session.attachment import (
+    Attachment,
+    Attendance,
+    Ended,
+    Event,
+    Role,
+    TimeoutKind,
+    TimeoutWarning,
+    TimeoutWarningCleared,
+)
+from supervisor.session.clocks import Countdown
+from supervisor.session.limiter import TokenBucket
+from supervisor.session.scrollback import Scrollback
+from supervisor.session.state import SessionState
+from supervisor.settings import Settings
+
+log = get_logger(__name__)
+
+READ_SIZE = 64 * 1024  # bytes taken from the terminal at once
+INPUT_PIECE = 4096  # bytes typed at once: what a PTY takes without waiting, so the limiter and cancellation stay fine-grained
+FIRST_VIEWER_GRACE = 10.0  # seconds for the viewer that asked for the session to attach
+LIFETIME_MARGIN = 60.0  # seconds that a sandbox's own deadline lies behind ours, so that it only counts when we hang
+
+
+@attrs.frozen
+class SessionStatistics:
+    """A snapshot for logs and metrics: ages in seconds, sizes in bytes."""
+
+    state: SessionState
+    age: float
+    idle: float
+    writers: int
+    viewers: int
+    output_bytes: int
+    input_bytes: int
+
+
+class Session:
+    """One user's terminal.
+
+    Attributes:
+        id: unguessable public name (192 random bits).
+        owner: digest of the credentials that may resume it.
+        scrollback: its output, still readable after the end for viewers that have to catch up.
+        ended: why it ended, once it has.
+    """
+
+    def __init__(self, owner: bytes, request: LeaseRequest, settings: Settings) -> None:
+        self.id = secrets.token_urlsafe(24)
+        self.owner = owner
+        self.settings = settings
+        self.scrollback = Scrollback(settings.scrollback)
+        self.state = SessionState.CREATED
+        self.ended: Ended | None = None
+        self.input_bytes = 0
+        self._request = attrs.evolve(
+            request,
+            session_id=self.id,
+            lifetime=settings.max_duration + settings.hangup_grace + LIFETIME_MARGIN,
+            hangup_grace=settings.hangup_grace,
+        )
+        self._size = (request.cols, request.rows)
+        self._size_changed = trio.Event()
+        self._attachments: set[Attachment] = set()
+        self._attendance_changed = trio.Event()
+        self._room = trio.lowlevel.ParkingLot()
+        self._input = bytearray()
+        self._input_arrived = trio.lowlevel.ParkingLot()
+        self._input_taken = trio.lowlevel.ParkingLot()
+        self._scope = trio.CancelScope()
+        self._born = trio.current_time()
+        self._last_key = self._born
+        self.idle_clock = Countdown(settings.idle_timeout, settings.timeout_warning)
+        self.duration_clock = Countdown(settings.max_duration, settings.timeout_warning)
+
+    def __repr__(self) -> str:
+        return f"<Session {self.label} {self.state.name} {self.scrollback!r} {len(self._attachments)} attached>"
+
+    @property
+    def label(self) -> str:
+        """What logs call it; too short to be of use as an id."""
+        return self.id[:6]
+
+    def statistics(self) -> SessionStatistics:
+        """Return a snapshot of what it is doing."""
+        now = trio.current_time()
+        attendance = self._attendance()
+        return SessionStatistics(
+            state=self.state,
+            age=now - self._born,
+            idle=now - self._last_key,
+            writers=attendance.writers,
+            viewers=attendance.viewers,
+            output_bytes=self.scrollback.end,
+            input_bytes=self.input_bytes,
+        )
+
+    # ------------------------------------------------------------------ its life
+
+    async def run(
+        self, provider: SandboxProvider, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Live from the lease of a sandbox to its return; `task_status.started()` once the user can type.
+
+        Error handling: before `started`, errors go to the caller (`SandboxError`); after it, they end this session
+        and are logged, never raised.
+        """
+        try:
+            with self._scope:
+                self._advance(SessionState.STARTING)
+                async with provider.lease(self._request) as terminal:
+                    self._advance(SessionState.READY)
+                    task_status.started()
+                    await self._serve(terminal)
+                    self._advance(SessionState.ENDING)
+            if self.state < SessionState.READY:
+                raise SandboxError("the session was ended while it was being started")
+        except Exception as error:
+            if self.state < SessionState.READY:
+                raise
+            reason = EndReason.ENDED if _is_sandbox_fault(error) else EndReason.INTERNAL
+            log.warning("session broke", session=self.label, reason=reason.value, exc_info=error)
+            self._set_ended(Ended(reason))
+        finally:
+            self.state = SessionState.CLOSED
+            self._set_ended(Ended(EndReason.ENDED))
+            self._request = attrs.evolve(self._request, environment={})  # it holds credentials
+            log.info(
+                "session ended",
+                session=self.label,
+                reason=self.ended.reason.value if self.ended else None,
+                status=str(self.ended.status) if self.ended and self.ended.status else None,
+                seconds=round(trio.current_time() - self._born, 3),
+                output_bytes=self.scrollback.end,
+                input_bytes=self.input_bytes,
+            )
+
+    def end(self, reason: EndReason) -> None:
+        """End the session now; the first reason given is the one that counts."""
+        self._set_ended(Ended(reason))
+        self._scope.cancel()
+
+    def _set_ended(self, ended: Ended) -> None:
+        if self.ended is None:
+            self.ended = ended
+            for attachment in self._attachments:
+                attachment.end(ended)
+
+    def _advance(self, state: SessionState) -> None:
+        self.state = self.state.forward(state)
+
+    async def _serve(self, terminal: Terminal) -> None:
+        status: ExitStatus | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._pump_input, terminal)
+            nursery.start_soon(self._apply_sizes, terminal)
+            nursery.start_soon(self._run_out, self.idle_clock, "idle", EndReason.IDLE)
+            nursery.start_soon(self._run_out, self.duration_clock, "maxDuration", EndReason.MAX_DURATION)
+            nursery.start_soon(self._wait_for_viewers)
+            await self._pump_output(terminal)
+            status = await terminal.wait_closed()
+            nursery.cancel_scope.cancel()
+        self._set_ended(Ended(EndReason.USER_EXIT, status))
+
+    # ------------------------------------------------------------------ output
+
+    async def _pump_output(self, terminal: Terminal) -> None:
+        while True:
+            while self._all_viewers_lag():
+                await self._room.park()
+            data = await terminal.receive_some(READ_SIZE)
+            if not data:
+                return
+            self.scrollback.append(data)
+            for attachment in self._attachments:
+                attachment.wake()
+
+    def _all_viewers_lag(self) -> bool:
+        return bool(self._attachments) and all(a.lag >= a.window for a in self._attachments)
+
+    def room_may_have_come(self) -> None:
+        """Let the output pump look again whether it may go on."""
+        self._room.unpark_all()
+
+    # ------------------------------------------------------------------ viewers
+
+    def attach(self, *, offset: int, window: int, role: Role, acknowledges: bool) -> Attachment:
+        """Add a viewer that has everything before `offset`. The caller must `detach` it, whatever happens."""
+        attachment = Attachment(self, offset, window, role, acknowledges)
+        if self.ended is not None:
+            attachment.end(self.ended)
+        self._attachments.add(attachment)
+        self._attendance_has_changed()
+        return attachment
+
+    def detach(self, attachment: Attachment) -> None:
+        """Remove a viewer; no effect when it is gone already."""
+        if attachment in self._attachments:
+            self._attachments.remove(attachment)
+            self._attendance_has_changed()
+            self.room_may_have_come()
+
+    def replace(self, wanted: Callable[[Attachment], bool]) -> None:
+        """Let those viewers go for which `wanted` is true: their user has moved on to a newer connection."""
+        for attachment in list(self._attachments):
+            if wanted(attachment):
+                attachment.end(Ended(EndReason.REPLACED))
+                self.detach(attachment)
+
+    def _attendance(self) -> Attendance:
+        writers = sum(1 for attachment in self._attachments if attachment.role == "writer")
+        return Attendance(writers, len(self._attachments) - writers)
+
+    def _attendance_has_changed(self) -> None:
+        self._attendance_changed.set()
+        self._attendance_changed = trio.Event()
+        self._tell(self._attendance())
+
+    def _tell(self, event: Event) -> None:
+        for attachment in self._attachments:
+            attachment.tell(event)
+
+    async def _wait_for_viewers(self) -> None:
+        wait = max(self.settings.resume_grace, FIRST_VIEWER_GRACE)
+        while True:
+            if not self._attachments:
+                with trio.move_on_after(wait) as grace:
+                    await self._attendance_changed.wait()
+                if grace.cancelled_caught:
+                    self.end(EndReason.ABANDONED)
+            else:
+                wait = self.settings.resume_grace
+                await self._attendance_changed.wait()
+
+    # ------------------------------------------------------------------ input
+
+    async def type(self, data: bytes, *, is_activity: bool) -> None:
+        """Queue `data` for the terminal; waits while more than a burst is queued already.
+
+        Args:
+            data: bytes exactly as the program shall read them.
+            is_activity: whether a person typed it, which postpones the idle timeout.
+        """
+        if is_activity:
+            self._last_key = trio.current_time()
+            self.idle_clock.restart()
+        await trio.lowlevel.checkpoint()
+        while len(self._input) >= self.settings.input_burst and self.ended is None:
+            await self._input_taken.park()
+        if self.ended is None:
+            self._input += data
+            self._input_arrived.unpark()
+
+    async def _pump_input(self, terminal: Terminal) -> None:
+        limiter = TokenBucket(self.settings.input_rate, self.settings.input_burst, trio.current_time())
+        try:
+            while True:
+                while not self._input:
+                    await self._input_arrived.park()
+                piece = bytes(self._input[:INPUT_PIECE])
+                del self._input[:INPUT_PIECE]
+                self._input_taken.unpark_all()
+                await trio.sleep(limiter.charge(len(piece), trio.current_time()))
+                await terminal.send_all(piece)
+                self.input_bytes += len(piece)
+        except trio.BrokenResourceError:
+            # The command is gone; what became of it is for the output side to find out.
+            self._input.clear()
+            await trio.sleep_forever()
+        finally:
+            self._input_taken.unpark_all()
+
+    def resize(self, cols: int, rows: int) -> None:
+        """Ask for a window size; of many in a row only the newest is applied."""
+        if (cols, rows) != self._size:
+            self._size = (cols, rows)
+            self._size_changed.set()
+
+    async def _apply_sizes(self, terminal: Terminal) -> None:
+        applied = (self._request.cols, self._request.rows)
+        while True:
+            if self._size != applied:
+                applied = self._size
+                try:
+                    await terminal.resize(*applied)
+                except trio.BrokenResourceError:
+                    await trio.sleep_forever()  # as for input
+            else:
+                await self._size_changed.wait()
+                self._size_changed = trio.Event()
+
+    # ------------------------------------------------------------------ clocks
+
+    async def _run_out(self, clock: Countdown, kind: TimeoutKind, reason: EndReason) -> None:
+        def warn() -> None:
+            self._tell(TimeoutWarning(kind, clock.remaining))
+
+        def clear() -> None:
+            self._tell(TimeoutWarningCleared(kind))
+
+        await clock.run(warn, clear)
+        self.end(reason)
+
+
+def _is_sandbox_fault(error: Exception) -> bool:
+    if isinstance(error, ExceptionGroup):
+        return all(_is_sandbox_fault(each) for each in error.exceptions)
+    return isinstance(error, (SandboxError, trio.BrokenResourceError))
