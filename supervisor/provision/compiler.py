@@ -25,8 +25,8 @@ _COMMON_FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-s", "-Wl,-z
 # Hosted programs are position independent, so that the kernel loads them at a random address.
 _HOSTED_FLAGS = ("-fPIE", "-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2")
 
-# Without a C library there is nobody to relocate the program or to seed a stack canary. (memcpy, memmove, memset
-# and memcmp the program must define itself: compilers call them even so.)
+# Without a C library there is nobody to relocate the program or to seed a stack canary. (It must define memcpy,
+# memmove, memset and memcmp itself: compilers call them even so.)
 _FREESTANDING_FLAGS = (
     "-ffreestanding",
     "-nostdlib",
@@ -42,7 +42,7 @@ _MACHINES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64
 
 
 def docker_directory() -> Path:
-    """Return the directory with the sources of image, gate and shell: the checkout's, or the installed package's."""
+    """Return the directory of the image's sources: in the checkout, or in the installed package."""
     package = Path(__file__).parents[1]
     installed = package / "_docker"
     return installed if installed.is_dir() else package.parent / "docker"
@@ -64,14 +64,14 @@ def machine_name(target: str | None = None) -> str:
 def compile_static(
     sources: Sequence[Path], destination: Path, *, freestanding: bool, target: str | None = None
 ) -> Path:
-    """Compile `sources` to the static program `destination` and return it; nothing happens when it is up to date.
+    """Compile `sources` to the static program `destination` and return it; nothing to do when up to date.
 
     Args:
-        sources: `.c` files, and the headers that they include (not compiled, but a changed one compiles anew).
-        destination: where the program goes (mode 0755), replaced atomically; its directory is made when missing.
-            The digest of sources and flags is kept beside it, in a file of that name with `.digest` appended.
+        sources: `.c` files, and the headers that they include (a change to those compiles anew).
+        destination: where the program goes (mode 0755), replaced atomically; its directory is made when
+            missing. The digest of sources and flags is kept beside it, with `.digest` appended to the name.
         freestanding: without a C library; the program has its own `_start`, at a fixed address.
-        target: machine to compile for, `x86_64` or `aarch64` (or Docker's `amd64`, `arm64`); None is this host's.
+        target: machine to compile for, `x86_64` or `aarch64` (or `amd64`, `arm64`); None is this host's.
 
     Raises:
         ConfigurationError: this host has no usable compiler, or the compiler refused; the text says why.
@@ -128,7 +128,7 @@ def _compiler(machine: str, freestanding: bool) -> list[str]:
 
 @functools.cache
 def _refusal(compiler: str) -> str:
-    """Return why `compiler` cannot make static programs (many hosts lack the static C library); empty: it can."""
+    """Return why `compiler` cannot make static programs (many hosts lack the static libc), or nothing."""
     with tempfile.TemporaryDirectory() as scratch:
         source = Path(scratch) / "probe.c"
         source.write_text(
