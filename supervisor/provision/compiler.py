@@ -25,7 +25,7 @@ _COMMON_FLAGS = ("-std=c11", "-O2", "-Wall", "-Wextra", "-Werror", "-s", "-Wl,-z
 # Hosted programs are position independent, so that the kernel loads them at a random address.
 _HOSTED_FLAGS = ("-fPIE", "-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2")
 
-# Without a C library there is nobody to relocate the program or to seed a stack canary. (It must define memcpy,
+# Without a C library there is nobody to relocate the program or to seed a stack canary. (It defines memcpy,
 # memmove, memset and memcmp itself: compilers call them even so.)
 _FREESTANDING_FLAGS = (
     "-ffreestanding",
