@@ -5,13 +5,14 @@ costs what one frame costs, and a slow one can fall behind without anybody else 
 (warnings, answers, the end) is a short queue of events.
 """
 
+import math
 from collections import deque
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import attrs
 import trio
 
-from supervisor.errors import PeerError
+from supervisor.errors import PeerError, SessionRefusedError
 from supervisor.protocol.closing import EndReason
 from supervisor.sandbox.terminal import ExitStatus
 
@@ -100,6 +101,7 @@ class Attachment:
         self._events: deque[Event] = deque()
         self._wake = trio.lowlevel.ParkingLot()
         self._end: Ended | None = None
+        self._stalled_at: float | None = None
 
     def __repr__(self) -> str:
         return f"<Attachment {self.role} at {self.offset}, acknowledged {self.acknowledged}, {len(self._events)} events>"
@@ -127,6 +129,7 @@ class Attachment:
             raise PeerError("acknowledged output that was not sent")
         if offset > self.acknowledged:
             self.acknowledged = offset
+            self._stalled_at = None
             self.wake()
             self.session.room_may_have_come()
 
@@ -158,7 +161,11 @@ class Attachment:
         self._wake.unpark_all()
 
     async def next_event(self, max_bytes: int) -> Event:
-        """Return the next thing to tell the client; waits for one. After `Ended` it may not be called again."""
+        """Return the next thing to tell the client; waits for one. After `Ended` it may not be called again.
+
+        Raises:
+            SessionRefusedError: output waits, and the client has acknowledged nothing for the stall timeout (`slow_consumer`).
+        """
         await trio.lowlevel.checkpoint()
         while True:
             if self._events:
@@ -169,7 +176,18 @@ class Attachment:
                 return event
             if self._end is not None and self.offset == self.session.scrollback.end:
                 return self._end
-            await self._wake.park()
+            with trio.CancelScope(deadline=self._stall_deadline()) as stall:
+                await self._wake.park()
+            if stall.cancelled_caught:
+                raise SessionRefusedError(EndReason.SLOW_CONSUMER.value, "The output was not taken in time.")
+
+    def _stall_deadline(self) -> float:
+        """When a client that holds up its own output is given up; never, while it does not."""
+        if not self.waits_for_client:
+            return math.inf
+        if self._stalled_at is None:
+            self._stalled_at = trio.current_time()
+        return self._stalled_at + self.session.settings.stall_timeout
 
     def _next_output(self, max_bytes: int) -> Output | Gap | None:
         scrollback = self.session.scrollback

@@ -1,0 +1,145 @@
+"""What every connection needs to know: who may come in, where the sessions are, what the page looks like.
+
+The house turns what a client presents into an `Identity`, and an identity into a session, new or resumed.
+"""
+
+import secrets
+import time
+from collections.abc import Callable, Mapping
+
+import attrs
+
+from supervisor.admission.credentials import (
+    Credentials,
+    filter_client_environment,
+    verify_signed_config,
+    verify_unsigned,
+)
+from supervisor.admission.token import OneTimeTokens, cookie_name
+from supervisor.errors import SessionRefusedError
+from supervisor.gateway.http import Request
+from supervisor.protocol.closing import EndReason
+from supervisor.sandbox.terminal import LeaseRequest, SandboxProvider
+from supervisor.session.registry import SessionRegistry
+from supervisor.session.session import Session
+from supervisor.settings import Settings
+
+
+@attrs.frozen
+class Presented:
+    """What a client presents in its first message, whichever protocol it speaks. Nothing of it is trusted yet."""
+
+    config: str | None = attrs.field(default=None, repr=False)
+    signature: str | None = attrs.field(default=None, repr=False)
+    api_key: str | None = attrs.field(default=None, repr=False)
+    access_token: str | None = attrs.field(default=None, repr=False)
+    token: str | None = attrs.field(default=None, repr=False)
+    environment: Mapping[str, object] = attrs.field(factory=dict, repr=False)
+
+
+@attrs.frozen
+class Identity:
+    """Who a client is, as far as it matters here.
+
+    Attributes:
+        owner: keyed digest that a session is bound to.
+        environment: variables of the session's command.
+    """
+
+    owner: bytes = attrs.field(repr=False)
+    environment: dict[str, str] = attrs.field(repr=False)
+
+
+class House:
+    """Shared by all connections; holds no connection's state.
+
+    Attributes:
+        port: that clients connect to, known once the gateway listens.
+        on_redeemed: called when a one-time token has been used, so that the next one can be announced.
+    """
+
+    def __init__(
+        self, settings: Settings, provider: SandboxProvider, registry: SessionRegistry, tokens: OneTimeTokens
+    ) -> None:
+        self.settings = settings
+        self.port = settings.port
+        self.on_redeemed: Callable[[], None] = lambda: None
+        self.provider = provider
+        self.registry = registry
+        self.tokens = tokens
+        self._digest_key = secrets.token_bytes(32)
+
+    @property
+    def needs_token(self) -> bool:
+        """Whether clients must show a token: without a signing secret nothing else tells friend from foe."""
+        return not self.settings.signing_secret
+
+    def visitor(self, request: Request) -> bytes | None:
+        """Return who the request's cookie or token says it is, or None. One-time tokens are not redeemed here."""
+        name = cookie_name(self.port)
+        for part in (request.header("cookie") or "").split(";"):
+            key, _, value = part.strip().partition("=")
+            if key == name and (visitor := self.tokens.check_cookie(value)):
+                return visitor
+        return self.tokens.check_reusable(request.query.get("token", ""))
+
+    def redeem(self, token: str) -> str | None:
+        """Return the cookie that a one-time token buys, or None when it is not (or no longer) good."""
+        cookie = self.tokens.redeem(token)
+        if cookie is not None:
+            self.on_redeemed()
+        return cookie
+
+    def identify(self, presented: Presented, request: Request) -> Identity:
+        """Return the identity behind what a client presents.
+
+        Raises:
+            SessionRefusedError: it is not accepted (`credentials`); the text does not say what was nearly right.
+        """
+        settings = self.settings
+        visitor = self.visitor(request) or self.tokens.check_reusable(presented.token or "")
+        credentials: Credentials | None = None
+        if settings.signing_secret and presented.config is not None:
+            credentials = verify_signed_config(
+                presented.config,
+                presented.signature or "",
+                [settings.signing_secret],
+                max_age=settings.signed_config_max_age,
+                now_ms=int(time.time() * 1000),
+            )
+        elif settings.signing_secret and not settings.allow_unsigned:
+            raise SessionRefusedError(EndReason.CREDENTIALS.value, "These credentials are not accepted.")
+        elif self.needs_token and visitor is None:
+            raise SessionRefusedError(
+                EndReason.CREDENTIALS.value, "Open the address that the server printed: it holds a token."
+            )
+        elif presented.api_key or presented.access_token or settings.signing_secret:
+            credentials = verify_unsigned(presented.api_key, presented.access_token, now=time.time())
+        environment = filter_client_environment(presented.environment, settings.environment_allow)
+        if credentials is not None:
+            environment |= credentials.environment()
+            owner = credentials.digest(self._digest_key)
+        else:
+            assert visitor is not None
+            owner = visitor
+        return Identity(owner, environment)
+
+    async def open_session(
+        self, identity: Identity, session_id: str | None, cols: int, rows: int
+    ) -> tuple[Session, bool]:
+        """Return the session to attach to, and whether it is an old one.
+
+        Raises:
+            SessionRefusedError: the id belongs to other credentials, or there is no room.
+            SandboxError: a new one could not be started.
+        """
+        if session_id and (session := self.registry.find(session_id, identity.owner)):
+            return session, True
+        request = LeaseRequest(
+            session_id="",
+            command=self.settings.command,
+            environment=identity.environment,
+            cols=cols,
+            rows=rows,
+        )
+        return await self.registry.create(identity.owner, request), False

@@ -1,0 +1,103 @@
+"""The root of everything: provider, sessions, gateway, and the order in which they go.
+
+Read it from the top: what is opened last is closed first. The gateway's connections end before the sessions, the sessions before
+the provider; leaving any of these scopes, by any path, gives back what it holds.
+"""
+
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import attrs
+import trio
+
+from supervisor.admission.token import OneTimeTokens
+from supervisor.gateway.house import House
+from supervisor.gateway.pages import Pages
+from supervisor.gateway.server import Gateway
+from supervisor.observability.log import get_logger
+from supervisor.protocol.closing import EndReason
+from supervisor.sandbox.providers import open_provider
+from supervisor.sandbox.terminal import SandboxProvider
+from supervisor.session.registry import SessionRegistry
+from supervisor.settings import Settings
+
+log = get_logger(__name__)
+
+
+@attrs.frozen
+class Supervisor:
+    """A running supervisor, as `running` yields it."""
+
+    settings: Settings
+    provider: SandboxProvider
+    registry: SessionRegistry
+    gateway: Gateway
+    tokens: OneTimeTokens
+
+    @property
+    def url(self) -> str:
+        """Where the page is; with a token that works once, where one is needed."""
+        if not self.gateway.house.needs_token:
+            return self.gateway.url
+        return f"{self.gateway.url}?token={self.tokens.mint()}"
+
+    async def stop(self) -> None:
+        """End all sessions, tell everybody, and return when they have heard it or the grace is over."""
+        self.registry.close(EndReason.SHUTDOWN)
+        with trio.move_on_after(self.settings.shutdown_grace):
+            await self.gateway.drain()
+
+
+@asynccontextmanager
+async def running(settings: Settings, provider: SandboxProvider) -> AsyncIterator[Supervisor]:
+    """Serve with `provider` while the block runs.
+
+    Resource handling: on leaving, sessions are ended and their sandboxes given back before this returns.
+    """
+    pages = Pages()
+    async with trio.open_nursery() as sessions:
+        registry = SessionRegistry(settings, provider, sessions)
+        tokens = OneTimeTokens(settings.access_token)
+        gateway = Gateway(House(settings, provider, registry, tokens), pages)
+        async with trio.open_nursery() as connections:
+            await connections.start(gateway.run)
+            try:
+                yield Supervisor(settings, provider, registry, gateway, tokens)
+            finally:
+                registry.close(EndReason.SHUTDOWN)
+                connections.cancel_scope.cancel()
+
+
+async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Run until SIGINT or SIGTERM; `announce` gets the page's address, again after each use of its token.
+
+    The first signal ends gracefully, a second one at once; either way every sandbox is given back.
+
+    Raises:
+        ConfigurationError: this host, the engine or a setting is not as it must be (within an exception group).
+    """
+    started, stop = trio.Event(), trio.Event()
+
+    async def heed(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
+        log.info("stopping", signal=signal.Signals(await anext(signals)).name)
+        if started.is_set():
+            stop.set()
+            await anext(signals)
+            log.info("stopping at once")
+        scope.cancel()
+
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(heed, signals, nursery.cancel_scope)
+            async with open_provider(settings) as provider, running(settings, provider) as supervisor:
+
+                def announce_url() -> None:
+                    announce(supervisor.url)
+
+                supervisor.gateway.house.on_redeemed = announce_url
+                announce_url()
+                started.set()
+                await stop.wait()
+                await supervisor.stop()
+            nursery.cancel_scope.cancel()
