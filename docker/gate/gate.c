@@ -1,0 +1,496 @@
+/* The gate: PID 1 of a session container. docs/gate.md is its contract.
+ *
+ * It opens the session's PTY, hands the master to the supervisor over the lifeline (a unix socket), waits for one order to
+ * execute a command on the PTY, reports how the command ended, and ends, and the container with it, as soon as the lifeline
+ * does. Whatever goes wrong, it dies: that is always safe, because the kernel then kills everything else in here.
+ *
+ * It trusts the supervisor, not the session, which has the same user id: so it is not dumpable (no ptrace, no /proc/1/fd or
+ * environ for the session), and the session inherits none of its descriptors. All signals stay blocked; the two that matter
+ * come from a signalfd. The only place where it waits is `attend`. */
+#include "sys.h"
+
+enum death { /* exit statuses; docs/gate.md tells them to operators */
+    DEATH_USAGE = 240,
+    DEATH_SYSTEM,
+    DEATH_TERMINAL,
+    DEATH_CONNECT,
+    DEATH_FRAME,
+    DEATH_LIFELINE,
+    DEATH_IDLE,
+    DEATH_LIFETIME,
+    DEATH_TERMINATED,
+    DEATH_SURVIVORS,
+};
+
+enum {
+    HEADER = 8,             /* bytes of a frame before its payload */
+    MAX_PAYLOAD = 65536,    /* of EXEC */
+    MIN_PAYLOAD = 14,       /* of EXEC: four numbers, one argument of one letter and its NUL */
+    MAX_ARGUMENTS = 64,
+    MAX_ENVIRONMENT = 256,
+    MAX_SECONDS = 10000000, /* lifetime and idle bound */
+    MAX_GRACE = 600000,     /* milliseconds */
+    MAX_PATH = 4096,
+    REAP_TIME = 10000,      /* milliseconds for killed processes to go */
+    OOM_SCORE_DIGITS = 4,
+};
+
+static bool attached;       /* the terminal is the container's own (fd 0), and there is no lifeline */
+static int lifeline;        /* the socket, or the terminal when attached */
+static int terminal;        /* PTY slave */
+static int signals;         /* signalfd: TERM and CHLD */
+static int timer;           /* goes off at `deadline` */
+static uint64_t deadline;   /* boot clock, milliseconds; 0 for none */
+static enum death death_at_deadline;
+
+static uint8_t frame[HEADER + MAX_PAYLOAD];
+static uint32_t lifetime, grace; /* seconds, milliseconds */
+static char *arguments[MAX_ARGUMENTS + 1];
+static char *environment[MAX_ENVIRONMENT + 1];
+
+static uint8_t order[HEADER]; /* the frame after EXEC, as far as it has come */
+static size_t order_length;
+static bool hung_up;
+static long command;        /* its pid; 0 before its start and once it has been reaped */
+static bool command_ended;
+static int command_status;
+
+_Noreturn static void die(enum death death)
+{
+    sys_exit((int)death);
+}
+
+/* The result of a system call that has no business failing. */
+static long must(long result)
+{
+    if (result < 0) die(DEATH_SYSTEM);
+    return result;
+}
+
+static size_t length_of(const char *text)
+{
+    size_t n = 0;
+    while (text[n]) n++;
+    return n;
+}
+
+/* Stops at the first difference, so a shorter NUL-terminated text may be compared with a longer one. */
+static bool equal(const void *a, const void *b, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (((const uint8_t *)a)[i] != ((const uint8_t *)b)[i]) return false;
+    return true;
+}
+
+static uint32_t read_u16(const uint8_t *at)
+{
+    return (uint32_t)at[0] << 8 | at[1];
+}
+
+static uint32_t read_u32(const uint8_t *at)
+{
+    return read_u16(at) << 16 | read_u16(at + 2);
+}
+
+static void write_u32(uint8_t *at, uint32_t value)
+{
+    for (int i = 0; i < 4; i++) at[i] = (uint8_t)(value >> (24 - 8 * i));
+}
+
+/* ---- time ---- */
+
+/* Die of `death` in so many milliseconds, if nothing ends us sooner. */
+static void die_within(uint64_t milliseconds, enum death death)
+{
+    struct timespec now;
+    must(sys_boot_clock(&now));
+    uint64_t at = (uint64_t)now.seconds * 1000 + (uint64_t)now.nanoseconds / 1000000 + milliseconds;
+    if (deadline && deadline <= at) return;
+    deadline = at;
+    death_at_deadline = death;
+    struct itimerspec when = {{0, 0}, {(int64_t)(at / 1000), (int64_t)(at % 1000) * 1000000}};
+    must(sys_timer_set(timer, &when));
+}
+
+/* ---- the end ---- */
+
+/* Signal every process but ourselves. The kernel does it under one lock: a process that is killed cannot fork any more.
+ * ESRCH means that there is none. EPERM can only mean that an administrator has entered the container as another user;
+ * those processes end with us. */
+static void signal_all(int signal)
+{
+    long result = sys_kill(-1, signal);
+    if (result != -ESRCH && result != -EPERM) must(result);
+}
+
+static void hang_up(void)
+{
+    if (!command || hung_up) return;
+    hung_up = true;
+    signal_all(SIGHUP);
+    signal_all(SIGCONT); /* a stopped process would not notice */
+    die_within(grace, DEATH_TERMINATED);
+}
+
+/* Reap whoever has ended, also orphans that became our children. True when no child is left. */
+static bool reap(void)
+{
+    for (;;) {
+        int status;
+        long pid = sys_wait(&status);
+        if (pid == -ECHILD) return true;
+        if (must(pid) == 0) return false;
+        if (pid == command) {
+            command = 0;
+            command_ended = true;
+            command_status = status;
+            signal_all(SIGKILL);
+            die_within(REAP_TIME, DEATH_SURVIVORS);
+        }
+    }
+}
+
+/* ---- what comes in ---- */
+
+struct news {
+    bool lifeline, child;
+};
+
+/* Wait until there is something to read on the lifeline or a child has ended. Deadlines and TERM are dealt with here. */
+static struct news attend(short lifeline_events)
+{
+    struct pollfd fds[3] = {{timer, POLLIN, 0}, {lifeline, lifeline_events, 0}, {signals, POLLIN, 0}};
+    long ready = sys_poll(fds, 3);
+    if (ready == -EINTR) return (struct news){false, false}; /* a tracer or freezer of the host's */
+    must(ready);
+    if (fds[0].revents) die(death_at_deadline);
+    struct news news = {fds[1].revents != 0, false};
+    if (fds[2].revents) {
+        struct signalfd_siginfo info;
+        long got = sys_read(signals, &info, sizeof info);
+        if (got != -EAGAIN && got != (long)sizeof info) die(DEATH_SYSTEM);
+        if (got > 0 && info.signal == SIGCHLD) news.child = true;
+        if (got > 0 && info.signal == SIGTERM) {
+            if (!command && !command_ended) die(DEATH_TERMINATED);
+            hang_up();
+        }
+    }
+    return news;
+}
+
+/* Read at most `n` bytes of the lifeline; 0 when there is nothing now. Its end is ours. */
+static size_t receive(uint8_t *to, size_t n)
+{
+    long got = sys_read(lifeline, to, n);
+    if (got == -EAGAIN || got == -EINTR) return 0;
+    if (got <= 0) die(DEATH_LIFELINE);
+    return (size_t)got;
+}
+
+/* Read exactly `n` bytes: what follows them may be the user's first keys. */
+static void receive_all(uint8_t *to, size_t n)
+{
+    while (n) {
+        struct news news = attend(POLLIN);
+        if (news.child) reap(); /* orphans of an administrator's `docker exec` */
+        if (!news.lifeline) continue;
+        size_t got = receive(to, n);
+        to += got;
+        n -= got;
+    }
+}
+
+/* Take `count` NUL-terminated strings at `at` apart; returns where the next one starts, dies when one runs past `end`. */
+static uint8_t *take_strings(uint8_t *at, const uint8_t *end, char **strings, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        strings[i] = (char *)at;
+        while (at < end && *at) at++;
+        if (at == end) die(DEATH_FRAME);
+        at++;
+    }
+    strings[count] = NULL;
+    return at;
+}
+
+/* Read EXEC into `arguments` and `environment`. */
+static void receive_exec(void)
+{
+    receive_all(frame, HEADER);
+    uint32_t n = read_u32(frame + 4);
+    if (equal(frame, "TERM", 4) && n == 0 && !attached) die(DEATH_TERMINATED);
+    if (!equal(frame, "EXEC", 4) || n < MIN_PAYLOAD || n > MAX_PAYLOAD) die(DEATH_FRAME);
+    uint8_t *payload = frame + HEADER, *end = payload + n;
+    receive_all(payload, n);
+    lifetime = read_u32(payload);
+    grace = read_u32(payload + 4);
+    size_t argument_count = read_u16(payload + 8), environment_count = read_u16(payload + 10);
+    if (lifetime < 1 || lifetime > MAX_SECONDS || grace > MAX_GRACE) die(DEATH_FRAME);
+    if (argument_count < 1 || argument_count > MAX_ARGUMENTS || environment_count > MAX_ENVIRONMENT) die(DEATH_FRAME);
+    uint8_t *rest = take_strings(payload + 12, end, arguments, argument_count);
+    rest = take_strings(rest, end, environment, environment_count);
+    if (rest != end || !*arguments[0]) die(DEATH_FRAME);
+    for (size_t i = 0; i < environment_count; i++) {
+        const char *at = environment[i];
+        while (*at && *at != '=') at++;
+        if (!*at || at == environment[i]) die(DEATH_FRAME);
+    }
+}
+
+/* Read what follows EXEC on the lifeline: TERM or its end. When attached, only a hang-up brings us here. */
+static void receive_order(void)
+{
+    if (attached) die(DEATH_LIFELINE);
+    order_length += receive(order + order_length, HEADER - order_length);
+    if (order_length < HEADER) return;
+    if (!equal(order, "TERM\0\0\0\0", HEADER)) die(DEATH_FRAME);
+    order_length = 0;
+    hang_up();
+}
+
+/* ---- the terminal ---- */
+
+/* The modes of a new terminal, and UTF-8 editing; or, `raw`, none at all. Going raw or back discards nothing that waits. */
+static void set_modes(bool raw)
+{
+    struct termios modes;
+    if (sys_ioctl(terminal, TCGETS, (long)&modes) < 0) die(DEATH_TERMINAL);
+    modes.input = raw ? 0 : ICRNL | IXON | IUTF8;
+    modes.output = raw ? 0 : OPOST | ONLCR;
+    modes.local = raw ? 0 : ISIG | ICANON | ECHO | ECHOE | ECHOK | ECHOCTL | ECHOKE | IEXTEN;
+    modes.characters[VMIN] = 1;
+    modes.characters[VTIME] = 0;
+    must(sys_ioctl(terminal, TCSETS, (long)&modes));
+}
+
+/* Open the container's own PTY and return its master. */
+static int open_terminal(void)
+{
+    /* /dev/ptmx is a link to this one in a container; elsewhere it is a device of its own, and this one may be closed */
+    long master = sys_open("/dev/pts/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (master == -ENOENT || master == -EACCES) master = sys_open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (master < 0) die(DEATH_TERMINAL);
+    int locked = 0;
+    if (sys_ioctl((int)master, TIOCSPTLCK, (long)&locked) < 0) die(DEATH_TERMINAL);
+    long slave = sys_ioctl((int)master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (slave < 0) die(DEATH_TERMINAL);
+    terminal = (int)slave;
+    return (int)master;
+}
+
+static void connect_lifeline(const char *path)
+{
+    struct sockaddr_un address = {.family = AF_UNIX};
+    size_t n = length_of(path);
+    if (n == 0 || n >= sizeof address.path) die(DEATH_USAGE);
+    memcpy(address.path, path, n);
+    /* non-blocking: a full backlog must not hold us up for ever */
+    lifeline = (int)must(sys_socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (sys_connect(lifeline, &address) < 0) die(DEATH_CONNECT);
+}
+
+static const uint8_t ready_frame[] = {'R', 'E', 'D', 'Y', 0, 0, 0, 4, 0, 0, 0, 1};
+
+/* Say REDY and give the master away. */
+static void send_ready(int master)
+{
+    struct iovec part = {ready_frame, sizeof ready_frame};
+    struct descriptor_message rights = {DESCRIPTOR_MESSAGE_LENGTH, SOL_SOCKET, SCM_RIGHTS, master, 0};
+    struct msghdr message = {.parts = &part, .part_count = 1, .control = &rights, .control_length = sizeof rights};
+    if (sys_sendmsg(lifeline, &message, MSG_NOSIGNAL | MSG_DONTWAIT) != (long)sizeof ready_frame) die(DEATH_CONNECT);
+    must(sys_close(master));
+}
+
+/* Send on the terminal of --attach. A terminal takes a few bytes at once or is broken. */
+static void write_terminal(const void *from, size_t n)
+{
+    if (sys_write(terminal, from, n) != (long)n) die(DEATH_CONNECT);
+}
+
+static void send_exit(int status, int signal)
+{
+    uint8_t report[HEADER + 8] = {'E', 'X', 'I', 'T', 0, 0, 0, 8};
+    write_u32(report + HEADER, (uint32_t)status);
+    write_u32(report + HEADER + 4, (uint32_t)signal);
+    if (sys_send(lifeline, report, sizeof report, MSG_NOSIGNAL | MSG_DONTWAIT) != (long)sizeof report) die(DEATH_LIFELINE);
+}
+
+/* ---- the child ---- */
+
+enum { STATUS_NO_TERMINAL = 125, STATUS_CANNOT_EXECUTE = 126, STATUS_NOT_FOUND = 127 };
+
+/* As `must`, in the child. */
+static long child_must(long result)
+{
+    if (result < 0) sys_exit(STATUS_NO_TERMINAL);
+    return result;
+}
+
+/* Make the session, not us, the kernel's choice when memory runs out. Best effort: it protects the session's own gate, whose
+ * death would only end the same session; /proc may be absent or read-only. */
+static void volunteer_for_oom(void)
+{
+    long fd = sys_open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+    if (fd < 0) return;
+    sys_write((int)fd, "1000", OOM_SCORE_DIGITS);
+    sys_close((int)fd);
+}
+
+/* Complain on the terminal. What the terminal does not take is lost; the exit status says the same. */
+static void complain(const char *what)
+{
+    const char *parts[] = {"cannot run ", arguments[0], ": ", what, "\n"};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) sys_write(1, parts[i], length_of(parts[i]));
+}
+
+/* Execute `path`; returns whether it may exist elsewhere, and notes in `denied` that here is one that cannot be executed. */
+static bool try_execute(const char *path, bool *denied)
+{
+    long error = sys_execve(path, arguments, environment);
+    if (error == -EACCES) *denied = true;
+    return error == -ENOENT || error == -ENOTDIR || error == -EACCES || error == -ENAMETOOLONG;
+}
+
+_Noreturn static void execute(void)
+{
+    const char *name = arguments[0], *search = NULL;
+    static char path[MAX_PATH];
+    size_t name_length = length_of(name), slash = 0;
+    bool denied = false, elsewhere = true;
+    while (name[slash] && name[slash] != '/') slash++;
+    if (name[slash]) {
+        elsewhere = try_execute(name, &denied);
+    } else {
+        for (char **entry = environment; *entry && !search; entry++)
+            if (equal(*entry, "PATH=", 5)) search = *entry + 5;
+        while (search && *search && elsewhere) {
+            size_t n = 0;
+            while (search[n] && search[n] != ':') n++;
+            if (n > 0 && n + 1 + name_length < MAX_PATH) {
+                memcpy(path, search, n);
+                path[n] = '/';
+                memcpy(path + n + 1, name, name_length + 1);
+                elsewhere = try_execute(path, &denied);
+            }
+            search += n + (search[n] == ':');
+        }
+    }
+    if (denied) complain("permission denied");
+    else if (elsewhere) complain("not found");
+    else complain("it cannot be executed");
+    sys_exit(denied || !elsewhere ? STATUS_CANNOT_EXECUTE : STATUS_NOT_FOUND);
+}
+
+_Noreturn static void become_command(void)
+{
+    child_must(sys_setsid());
+    child_must(sys_ioctl(terminal, TIOCSCTTY, 0));
+    for (int fd = 0; fd <= 2; fd++)
+        if (fd != terminal) child_must(sys_dup3(terminal, fd));
+    /* closed by name, although close-on-exec: from the next step on, others of our user may look at us */
+    if (!attached) child_must(sys_close(lifeline));
+    if (terminal > 2) child_must(sys_close(terminal));
+    child_must(sys_close(signals));
+    child_must(sys_close(timer));
+    child_must(sys_set_dumpable(true)); /* else /proc/self belongs to root */
+    volunteer_for_oom();
+    static const struct sigaction standard;
+    for (int signal = 1; signal <= SIGNALS; signal++) {
+        long result = sys_sigaction(signal, &standard);
+        if (result != -EINVAL) child_must(result); /* KILL and STOP cannot be set */
+    }
+    child_must(sys_sigmask(0));
+    execute();
+}
+
+/* ---- from start to end ---- */
+
+/* Close whatever the container's start has left open above standard error. */
+static void close_inherited(void)
+{
+    long result = sys_close_range(3, ~0U);
+    if (result != -ENOSYS && result != -EPERM) { /* before Linux 5.9, or a seccomp filter that does not know it */
+        must(result);
+        return;
+    }
+    struct rlimit limit;
+    must(sys_descriptor_limit(&limit));
+    for (uint64_t fd = 3; fd < limit.soft && fd < 1U << 20; fd++) {
+        result = sys_close((int)fd);
+        if (result != -EBADF) must(result);
+    }
+}
+
+static uint32_t parse_seconds(const char *text)
+{
+    uint32_t value = 0;
+    for (; *text; text++) {
+        if (*text < '0' || *text > '9' || value > MAX_SECONDS) die(DEATH_USAGE);
+        value = value * 10 + (uint32_t)(*text - '0');
+    }
+    if (value < 1 || value > MAX_SECONDS) die(DEATH_USAGE);
+    return value;
+}
+
+static void forget(uint8_t *secret, size_t n)
+{
+    memset(secret, 0, n); /* volatile inside, so not optimised away */
+}
+
+_Noreturn __attribute__((used)) void gate_main(const long *stack)
+{
+    long argument_count = stack[0];
+    const char *const *given = (const char *const *)(stack + 1);
+    const char *path = NULL;
+    uint32_t idle = 0;
+    if (sys_getpid() != 1) die(DEATH_USAGE);
+    must(sys_set_dumpable(false));
+    must(sys_sigmask(~0UL));
+    close_inherited();
+    for (long i = 1; i < argument_count; i++) {
+        if (equal(given[i], "--attach", sizeof "--attach")) attached = true;
+        else if (equal(given[i], "--idle", sizeof "--idle") && i + 1 < argument_count) idle = parse_seconds(given[++i]);
+        else if (given[i][0] == '-' || path) die(DEATH_USAGE);
+        else path = given[i];
+    }
+    if (attached == (path != NULL)) die(DEATH_USAGE);
+
+    signals = (int)must(sys_signalfd(1UL << (SIGTERM - 1) | 1UL << (SIGCHLD - 1), SFD_CLOEXEC | SFD_NONBLOCK));
+    timer = (int)must(sys_timer_create());
+    if (idle) die_within((uint64_t)idle * 1000, DEATH_IDLE);
+
+    if (attached) {
+        lifeline = terminal = 0;
+        set_modes(true);
+        write_terminal(ready_frame, sizeof ready_frame);
+    } else {
+        int master = open_terminal();
+        set_modes(false);
+        connect_lifeline(path);
+        send_ready(master);
+    }
+    receive_exec();
+
+    deadline = 0; /* the idle bound has been met */
+    die_within((uint64_t)lifetime * 1000, DEATH_LIFETIME);
+    if (attached) {
+        set_modes(false);
+        write_terminal("STRT\0\0\0\0", HEADER);
+        /* As leader of the terminal's session we must let go of it before the child can have it. We get a SIGHUP for that,
+         * which stays blocked for ever. ENOTTY: it was not ours. */
+        long result = sys_ioctl(terminal, TIOCNOTTY, 0);
+        if (result != -ENOTTY) must(result);
+    }
+    command = must(sys_fork());
+    if (command == 0) become_command();
+    forget(frame, sizeof frame);
+
+    for (bool alone = false; !command_ended || !alone;) {
+        struct news news = attend(attached ? 0 : POLLIN);
+        if (news.lifeline) receive_order();
+        if (news.child) alone = reap();
+    }
+    int signal = command_status & 0x7f, status = signal ? 128 + signal : command_status >> 8 & 0xff;
+    if (!attached) send_exit(status, signal);
+    sys_exit(status);
+}
