@@ -1,0 +1,19 @@
+"""Compiles the gate (`docker/gate/`), the program that is PID 1 of every session container. docs/gate.md is its contract."""
+
+from pathlib import Path
+
+from supervisor.provision.compiler import compile_static, docker_directory
+
+
+def build_gate(destination: Path, target: str | None = None) -> Path:
+    """Compile the gate to the file `destination` and return it; nothing to do when it is up to date.
+
+    Args:
+        destination: the program's path. A gate that runs already keeps the old file's content: the new one replaces the name.
+        target: machine of the engine's host, `x86_64` or `aarch64` (or `amd64`, `arm64`); None is this host's.
+
+    Raises:
+        ConfigurationError: there is no usable compiler, or it refused; the text says what to do.
+    """
+    sources = sorted((docker_directory() / "gate").glob("*.[ch]"))
+    return compile_static(sources, destination, freestanding=True, target=target)
