@@ -1,0 +1,1 @@
+"""The two wire protocols, without I/O: messages, output, replay, close codes, flow control."""
