@@ -282,6 +282,22 @@ class Settings:
     image: str = _setting(
         "DOCKER_IMAGE_NAME", "terminal-supervisor-sandbox:latest", _text, "Image of the session containers."
     )
+    container_user: str = _setting(
+        "CONTAINER_USER",
+        "",
+        _text,
+        "User of a container's programs: a name in the image, or uid:gid; empty: the image's.",
+        _matches(r"([A-Za-z_][A-Za-z0-9_.-]*|[0-9]+)?(:[0-9]+)?", "a name, a number or uid:gid"),
+    )
+    gate: Path | None = _setting(
+        "GATE_FILE", None, _path, "The gate's program on this host; empty: where set-up puts it."
+    )
+    local_user: str = _setting(
+        "LOCAL_USER",
+        "nobody",
+        _text,
+        "User of the programs of provider local, where the supervisor is root.",
+    )
     command: tuple[str, ...] = _setting(
         "SESSION_COMMAND",
         (),
