@@ -1,0 +1,223 @@
+"""Who a client is: signed configs, the legacy unsigned form, and the `Credentials` that either becomes.
+
+A signed config is a JSON text that the page's own server has signed: HMAC-SHA256 in lower-case hex over its
+exact UTF-8 bytes. It has a timestamp and neither nonce nor expiry, since a page uses one for all its
+connections, for hours; its age is limited here. The signature is checked before the text is parsed, in
+constant time, against every secret (so that secrets can be rotated).
+
+Nothing here repeats a credential: not in an error, not in a `repr`.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal, NoReturn, TypeAlias
+
+import attrs
+
+from supervisor.errors import PeerError, SessionRefusedError
+from supervisor.protocol.closing import EndReason
+from supervisor.protocol.messages import Json, is_integer, parse_object
+
+FUTURE_SKEW_MS: Final = 60_000
+"""Milliseconds that a signer's clock may be ahead of ours."""
+
+MAX_KEY_LENGTH: Final = 512
+MAX_TOKEN_LENGTH: Final = 8192
+"""Characters of an access token; JSON Web Tokens with many claims have a few thousand."""
+
+_SIGNATURE: Final = re.compile(r"[0-9a-f]{64}")
+_PRINTABLE: Final = re.compile(r"[!-~]+")
+_HOST: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?(?::[0-9]{1,5})?")
+_JWT: Final = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]*)")
+
+Kind: TypeAlias = Literal["signed", "unsigned", "local"]
+
+
+@attrs.frozen(eq=False, repr=False)
+class Credentials:
+    """What a session runs with, and what a resume is bound to.
+
+    Attributes:
+        kind: `signed` by a secret of ours, `unsigned`, or `local`: somebody who came in by a token or cookie
+            of this server. api_key, access_token: for the command in the sandbox; at least one unless
+            `local`. endpoint, control_host: hosts that the signed config names. bypass_rate_limit: the signed
+            config asks for no limits (for tests of the page).
+    """
+
+    kind: Kind
+    api_key: str | None = None
+    access_token: str | None = None
+    endpoint: str | None = None
+    control_host: str | None = None
+    bypass_rate_limit: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Credentials {self.kind}>"
+
+    def digest(self, key: bytes) -> bytes:
+        """Return 32 bytes that are equal for equal credentials, to keep beside a session and compare in
+        constant time.
+
+        Equal means the same API key and the same access token. The text of the config is not part of it: a
+        page's server signs anew on each load, with a new timestamp, for the same person. The access token is
+        part of it even where there is an API key: visitors of a demonstration may share its key, and one must
+        not get into a session that holds another's token. The existing client draws the same line when it
+        decides whether to resume. All local visitors are one: the operator's own browser.
+
+        `key` is a secret of this process, so that digests say nothing to whoever gets to see one.
+        """
+        identity = json.dumps([self.api_key, self.access_token]).encode()
+        return hmac.digest(key, identity, "sha256")
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that hand the credentials to the command."""
+        variables = {
+            "ABLY_API_KEY": self.api_key,
+            "ABLY_ACCESS_TOKEN": self.access_token,
+            "ABLY_ENDPOINT": self.endpoint,
+            "ABLY_CONTROL_HOST": self.control_host,
+        }
+        return {name: value for name, value in variables.items() if value is not None}
+
+
+def verify_signed_config(
+    config: str, signature: str | None, secrets: Sequence[str], max_age: float, now_ms: int
+) -> Credentials:
+    """Return the credentials in `config`, which one of `secrets` has signed.
+
+    Args:
+        config: the JSON text, verbatim.
+        signature: what the client says its signature is.
+        secrets: keys that are accepted.
+        max_age: seconds.
+        now_ms: the present as milliseconds since 1970.
+
+    Raises:
+        SessionRefusedError: the signature is missing or wrong, the config too old or from the future, or it
+            holds nothing usable.
+    """
+    if not _signed_by_any(config, signature, secrets):
+        _refuse("The signature of the configuration is not valid.")
+    try:
+        values = parse_object(config)
+    except PeerError as error:
+        raise _refusal("The signed configuration cannot be read.") from error
+    timestamp = values.get("timestamp")
+    if not is_integer(timestamp, 0, 2**53):
+        _refuse("The signed configuration has no valid timestamp.")
+    assert isinstance(timestamp, int)
+    if timestamp > now_ms + FUTURE_SKEW_MS:
+        _refuse("The signed configuration is from the future. Please check the clocks.")
+    if timestamp < now_ms - max_age * 1000:
+        _refuse("The signed configuration has expired. Please reload the page.")
+    credentials = Credentials(
+        kind="signed",
+        api_key=_secret(values.get("apiKey"), MAX_KEY_LENGTH),
+        access_token=_secret(values.get("accessToken"), MAX_TOKEN_LENGTH),
+        endpoint=_host(values, "endpoint"),
+        control_host=_host(values, "controlAPIHost"),
+        bypass_rate_limit=values.get("bypassRateLimit") is True,
+    )
+    return _with_any(credentials)
+
+
+def unsigned_credentials(api_key: str | None, access_token: str | None, now: float) -> Credentials:
+    """Return credentials as an older client sends them, where the operator allows that: nobody vouches for
+    them.
+
+    An access token that has the shape of a JSON Web Token must be one (RFC 7519), signed with some algorithm
+    and not expired at `now` (seconds since 1970). Its signature cannot be checked here: the key is the
+    issuer's.
+
+    Raises:
+        SessionRefusedError: there is no credential, or one that cannot be accepted.
+    """
+    credentials = Credentials(
+        kind="unsigned",
+        api_key=_secret(api_key, MAX_KEY_LENGTH),
+        access_token=_secret(access_token, MAX_TOKEN_LENGTH),
+    )
+    token = credentials.access_token
+    if token is not None and (parts := _JWT.fullmatch(token)):
+        _check_jwt(*parts.groups(), now=now)
+    return _with_any(credentials)
+
+
+def local_credentials() -> Credentials:
+    """Return the credentials of whoever came in by this server's own token or cookie: none, for a sandbox
+    without any.
+    """
+    return Credentials(kind="local")
+
+
+def _signed_by_any(config: str, signature: str | None, secrets: Sequence[str]) -> bool:
+    if signature is None or not _SIGNATURE.fullmatch(signature):
+        return False
+    try:
+        message = config.encode()
+    except UnicodeEncodeError:  # lone surrogates: no bytes that anybody could have signed
+        return False
+    # A list, not a generator: the time must not tell which of the secrets it was.
+    matches = [
+        hmac.compare_digest(hmac.new(secret.encode(), message, hashlib.sha256).hexdigest(), signature)
+        for secret in secrets
+    ]
+    return any(matches)
+
+
+def _check_jwt(header_part: str, payload_part: str, signature_part: str, *, now: float) -> None:
+    try:
+        header, payload = _jwt_object(header_part), _jwt_object(payload_part)
+    except (PeerError, binascii.Error, UnicodeDecodeError) as error:
+        raise _refusal("The access token is malformed.") from error
+    algorithm = header.get("alg")
+    # RFC 8725, section 3.2: a token without a signature is a claim by nobody.
+    if not isinstance(algorithm, str) or algorithm.casefold() in ("", "none") or not signature_part:
+        _refuse("The access token is not signed.")
+    if "exp" in payload:
+        expiry = payload["exp"]
+        if isinstance(expiry, bool) or not isinstance(expiry, (int, float)):
+            _refuse("The access token is malformed.")
+        if expiry <= now:
+            _refuse("The access token has expired.")
+
+
+def _jwt_object(part: str) -> dict[str, Json]:
+    padded = part + "=" * (-len(part) % 4)
+    return parse_object(base64.b64decode(padded, altchars=b"-_", validate=True).decode())
+
+
+def _secret(value: Json, longest: int) -> str | None:
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or len(value) > longest or not _PRINTABLE.fullmatch(value):
+        _refuse("The credentials are malformed.")
+    return value
+
+
+def _host(values: Mapping[str, Json], name: str) -> str | None:
+    value = values.get(name)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or not _HOST.fullmatch(value):
+        _refuse(f"{name} in the signed configuration is not a host.")
+    return value
+
+
+def _with_any(credentials: Credentials) -> Credentials:
+    if credentials.api_key is None and credentials.access_token is None:
+        _refuse("An API key or an access token is required.")
+    return credentials
+
+
+def _refusal(message: str) -> SessionRefusedError:
+    return SessionRefusedError(EndReason.CREDENTIALS.value, message)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise _refusal(message)
