@@ -1,0 +1,102 @@
+"""`Docker`: the client, and the way to everything else."""
+
+import ssl
+from types import TracebackType
+from typing import Any, Self, cast, final
+
+import httpx
+
+from supervisor.engine.address import find
+from supervisor.engine.api import DEFAULT_TIMEOUT, Api
+from supervisor.engine.containers import DockerContainers
+from supervisor.engine.events import DockerEvents
+from supervisor.engine.images import DockerImages
+from supervisor.engine.networks import DockerNetworks
+from supervisor.engine.system import DockerSystem
+from supervisor.engine.transport import EngineTransport
+from supervisor.engine.types import JSON, SENTINEL, Timeout
+from supervisor.engine.volumes import DockerVolumes
+
+
+@final
+class Docker:
+    """A client of one Docker Engine (or of Podman's Docker-compatible socket).
+
+    Making one, and entering `async with`, asks the engine nothing. The first call agrees on an API version.
+
+    Args:
+        url: `unix:///path`, `tcp://host:port`, `http://…`, `https://…`; default: see `address.find`.
+        transport: an `httpx` transport for all calls but streams, instead of the client's own; it is not
+            closed with the client.
+        timeout: seconds that a call may take unless it says otherwise (None: no bound). Streams, `wait`,
+            followed logs and events have no bound of their own; what moves or makes images may take an hour.
+        ssl_context: for TCP; default: see `address.find`.
+        api_version: `auto`, or a fixed one such as `v1.41`.
+        context: name of a Docker context.
+
+    Resource handling: `close`, or leaving `async with`, cuts resting connections. It does not end calls and
+        streams in progress: those belong
+    to the tasks that make them.
+
+    Cancellation: takes effect at once everywhere; only the creation of containers, networks and unnamed
+        volumes waits, for at most a few seconds,
+    to undo what it has done (see `undo`).
+
+    Raises:
+        ValueError: no engine is named and none is where engines usually are; or the URL or version is no such
+            thing.
+        DockerContextError: the context cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+        timeout: float | None = DEFAULT_TIMEOUT,
+        ssl_context: ssl.SSLContext | None = None,
+        api_version: str = "auto",
+        context: str | None = None,
+    ) -> None:
+        address = find(url, context, ssl_context)
+        self.docker_host = address.url
+        self._own = EngineTransport(address.connector)
+        self.api = Api(transport or self._own, address.connector, address.url, api_version, timeout)
+        self.containers = DockerContainers(self)
+        self.images = DockerImages(self)
+        self.networks = DockerNetworks(self)
+        self.volumes = DockerVolumes(self)
+        self.events = DockerEvents(self)
+        self.system = DockerSystem(self)
+        self.pull = self.images.pull
+        self.push = self.images.push
+
+    def __repr__(self) -> str:
+        return f"<Docker {self.docker_host} API {self.api.version} {self.api.transport!r}>"
+
+    @property
+    def api_version(self) -> str:
+        """The version in use; `auto` before the first call."""
+        return self.api.version
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Cut resting connections and make no new ones. Idempotent; never waits."""
+        await self._own.aclose()
+
+    async def version(self, *, timeout: Timeout = SENTINEL) -> JSON:
+        """Return the engine's version: `Version`, `ApiVersion`, `MinAPIVersion`, `Os`, `Arch`,
+        `KernelVersion`, …
+        """
+        return cast("JSON", await self.api.json("GET", "version", timeout=timeout))
+
+    async def auth(self, **credentials: Any) -> JSON:
+        """Check credentials with a registry: `username`, `password`, `serveraddress`; or `identitytoken`."""
+        return cast("JSON", await self.api.json("POST", "auth", body=credentials))

@@ -1,0 +1,21 @@
+"""The engine itself."""
+
+from typing import TYPE_CHECKING, cast, final
+
+from supervisor.engine.types import JSON, SENTINEL, Timeout
+
+if TYPE_CHECKING:
+    from supervisor.engine.docker import Docker
+
+
+@final
+class DockerSystem:
+    """`docker.system`."""
+
+    def __init__(self, docker: "Docker") -> None:
+        self.docker = docker
+        self._api = docker.api
+
+    async def info(self, *, timeout: Timeout = SENTINEL) -> JSON:
+        """Return what `docker info` shows."""
+        return cast("JSON", await self._api.json("GET", "info", timeout=timeout))
