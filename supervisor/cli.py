@@ -48,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Settings are environment variables, also read from .env; see `terminal-supervisor settings`.",
     )
     parser.add_argument("--version", action="version", version=f"terminal-supervisor {__version__}")
-    parser.add_argument("--env-file", type=Path, default=Path(".env"), help="file of settings (default: .env)")
+    parser.add_argument(
+        "--env-file", type=Path, default=Path(".env"), help="file of settings (default: .env)"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("serve", help="serve the page and its terminals until Ctrl-C")
@@ -56,14 +58,20 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--port", type=int, help="port to listen on; 0 picks a free one")
     command.set_defaults(run=_serve)
 
-    command = commands.add_parser("demo", help="the same page with shells of this host: no isolation, loopback only")
+    command = commands.add_parser(
+        "demo", help="the same page with shells of this host: no isolation, loopback only"
+    )
     command.add_argument("--port", type=int, help="port to listen on; 0 picks a free one")
     command.set_defaults(run=_serve, provider="local")
 
-    command = commands.add_parser("setup", help="prepare engine, sandbox image, network and the page's assets")
+    command = commands.add_parser(
+        "setup", help="prepare engine, sandbox image, network and the page's assets"
+    )
     command.set_defaults(run=_setup)
 
-    command = commands.add_parser("teardown", help="end the project's own engine, if one runs, and remove its network")
+    command = commands.add_parser(
+        "teardown", help="end the project's own engine, if one runs, and remove its network"
+    )
     command.set_defaults(run=_teardown)
 
     command = commands.add_parser("settings", help="print the effective settings, secrets masked")
@@ -74,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
 def _settings(options: argparse.Namespace) -> Settings:
     environment = read_env_file(options.env_file) | dict(os.environ)
     names = ("host", "port", "provider")
-    given: dict[str, Any] = {name: value for name in names if (value := getattr(options, name, None)) is not None}
+    given: dict[str, Any] = {
+        name: value for name in names if (value := getattr(options, name, None)) is not None
+    }
     return load_settings(environment, **given)
 
 

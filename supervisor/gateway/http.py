@@ -92,7 +92,9 @@ class HeadReader:
         searched = 0
         while (end := self.rest.find(b"\r\n\r\n", searched)) < 0:
             if len(self.rest) > MAX_HEAD:
-                raise HttpError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request's head is too large.")
+                raise HttpError(
+                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request's head is too large."
+                )
             searched = max(0, len(self.rest) - 3)
             data = await self._stream.receive_some(READ_SIZE)
             if not data:

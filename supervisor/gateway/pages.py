@@ -11,7 +11,11 @@ from supervisor.errors import ConfigurationError
 from supervisor.gateway.http import response
 
 PAGE = Path(__file__).parent / "page"
-_TYPES = {".js": "text/javascript; charset=utf-8", ".mjs": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
+_TYPES = {
+    ".js": "text/javascript; charset=utf-8",
+    ".mjs": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 _ASSETS = (".js", ".mjs", ".css", ".svg", ".png", ".woff2")
 
 _REFUSAL = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -41,7 +45,9 @@ class Pages:
     def __init__(self, root: Path = PAGE) -> None:
         vendor = root / "vendor"
         if not vendor.is_dir():
-            raise ConfigurationError(f"the page's assets are missing ({vendor}); run `terminal-supervisor setup` once")
+            raise ConfigurationError(
+                f"the page's assets are missing ({vendor}); run `terminal-supervisor setup` once"
+            )
         self._index = _asset(root / "index.html")
         self._policy = (root / "csp.txt").read_text().strip()
         self._assets = {
@@ -70,7 +76,9 @@ class Pages:
     def refusal(self, websocket_origin: str, *, head_only: bool) -> bytes:
         """Return the page for somebody who comes without a token."""
         headers = [*self._headers(websocket_origin), ("Cache-Control", "no-store")]
-        return response(HTTPStatus.FORBIDDEN, _REFUSAL.encode(), "text/html; charset=utf-8", headers, head_only=head_only)
+        return response(
+            HTTPStatus.FORBIDDEN, _REFUSAL.encode(), "text/html; charset=utf-8", headers, head_only=head_only
+        )
 
     def asset(self, path: str, tag: str | None, *, keep_alive: bool, head_only: bool) -> bytes | None:
         """Return the response for an asset (304 when the client has it already), or None when there is none."""

@@ -42,7 +42,9 @@ class Gateway:
         self.settings = house.settings
         self.pages = pages
         self.tls = (
-            Tls(self.settings.tls_certificate, self.settings.tls_key) if self.settings.tls_certificate else None
+            Tls(self.settings.tls_certificate, self.settings.tls_key)
+            if self.settings.tls_certificate
+            else None
         )
         self.url = ""
         self._connections = 0
@@ -77,7 +79,11 @@ class Gateway:
             task_status.started()
 
     async def _accept(
-        self, listeners: list[trio.SocketListener], nursery: trio.Nursery, *, task_status: trio.TaskStatus[None]
+        self,
+        listeners: list[trio.SocketListener],
+        nursery: trio.Nursery,
+        *,
+        task_status: trio.TaskStatus[None],
     ) -> None:
         with self._accepting:
             serve = partial(trio.serve_listeners, self._handle, listeners, handler_nursery=nursery)
@@ -150,7 +156,9 @@ class Gateway:
         keep_alive = request.keep_alive
         if request.path == "/health":
             body = json.dumps({"status": "ok"}).encode() + b"\n"
-            return response(HTTPStatus.OK, body, "application/json", keep_alive=keep_alive, head_only=head_only)
+            return response(
+                HTTPStatus.OK, body, "application/json", keep_alive=keep_alive, head_only=head_only
+            )
         host = self._checked_host(request)
         if request.path == "/":
             return self._page(request, host, keep_alive=keep_alive, head_only=head_only)
@@ -194,12 +202,16 @@ class Gateway:
             raise HttpError(HTTPStatus.UPGRADE_REQUIRED, "WebSocket version 13 is spoken here.")
         origin = request.header("origin")
         if not origin_allowed(origin, host, self.settings):
-            raise HttpError(HTTPStatus.FORBIDDEN, "Pages of that origin may not connect; see ALLOWED_ORIGINS.")
+            raise HttpError(
+                HTTPStatus.FORBIDDEN, "Pages of that origin may not connect; see ALLOWED_ORIGINS."
+            )
 
     async def _upgrade(self, stream: trio.abc.Stream, request: Request, rest: bytes) -> None:
         metered = MeteredStream(stream, request.raw, rest, self.settings.max_auth_message_size + len(rest))
         offered = request.tokens("sec-websocket-protocol")
         speaks_v1 = SUBPROTOCOL in offered
         async with accept_websocket(metered, self.settings, SUBPROTOCOL if speaks_v1 else None) as websocket:
-            speaker: Speaker = V1Speaker(self.house, request) if speaks_v1 else AblySpeaker(self.house, request)
+            speaker: Speaker = (
+                V1Speaker(self.house, request) if speaks_v1 else AblySpeaker(self.house, request)
+            )
             await converse(websocket, speaker, self.house)

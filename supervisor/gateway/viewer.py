@@ -115,7 +115,9 @@ async def _dialogue(websocket: WebSocket, speaker: Speaker, house: House) -> End
         websocket.authenticated()
         attached = _Attached()
         nursery.start_soon(_listen, websocket, speaker, attached)
-        session, resumed = await house.open_session(opening.identity, opening.session_id, opening.cols, opening.rows)
+        session, resumed = await house.open_session(
+            opening.identity, opening.session_id, opening.cols, opening.rows
+        )
         attachment, frames = speaker.attach(session, resumed)
         try:
             for frame in frames:
@@ -125,7 +127,9 @@ async def _dialogue(websocket: WebSocket, speaker: Speaker, house: House) -> End
         finally:
             session.detach(attachment)
             if not resumed and not attached.done.is_set():
-                session.end(EndReason.LEFT)  # the client never learnt the session's id, so nobody can come back to it
+                session.end(
+                    EndReason.LEFT
+                )  # the client never learnt the session's id, so nobody can come back to it
         nursery.cancel_scope.cancel()
     return ended
 
@@ -152,7 +156,11 @@ async def _listen(websocket: WebSocket, speaker: Speaker, attached: _Attached) -
         try:
             message = await websocket.receive()
         except ConnectionClosed as closed:
-            if attached.done.is_set() and closed.reason and speaker.is_leave(closed.reason.code, closed.reason.reason):
+            if (
+                attached.done.is_set()
+                and closed.reason
+                and speaker.is_leave(closed.reason.code, closed.reason.reason)
+            ):
                 (await attached.attachment()).session.end(EndReason.LEFT)
             raise
         await speaker.hear(message, await attached.attachment())

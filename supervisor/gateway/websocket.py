@@ -76,7 +76,9 @@ class WebSocket:
             await self._connection.send_message(message)
         if scope.cancelled_caught:
             await trio.aclose_forcefully(self._stream)
-            raise SessionRefusedError(EndReason.SLOW_CONSUMER.value, "The connection is too slow for the output.")
+            raise SessionRefusedError(
+                EndReason.SLOW_CONSUMER.value, "The connection is too slow for the output."
+            )
 
     async def watch(self) -> None:
         """Keep the connection honest until cancelled: probe silence, and stop who sends more than is allowed.

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 Role = Literal["writer", "viewer"]
 TimeoutKind = Literal["idle", "maxDuration"]
-MAX_EVENTS = 64  # events that may wait for a viewer; a client that provokes more than it reads is breaking the rules
+MAX_EVENTS = (
+    64  # events that may wait for a viewer; a client that provokes more than it reads is breaking the rules
+)
 
 
 @attrs.frozen
@@ -113,8 +115,8 @@ class Attachment:
 
     @property
     def waits_for_client(self) -> bool:
-        """Whether output waits only for the client's acknowledgement."""
-        return self.offset < self.session.scrollback.end and self._room() <= 0
+        """Whether nothing more may be sent until the client acknowledges."""
+        return self._room() <= 0
 
     def _room(self) -> int:
         return self.acknowledged + self.window - self.offset if self.acknowledges else self.window

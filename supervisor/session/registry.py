@@ -46,7 +46,9 @@ class SessionRegistry:
         if self._closing:
             raise SessionRefusedError(EndReason.SHUTDOWN.value, "The server is shutting down.")
         if len(self._sessions) >= self.settings.max_sessions:
-            raise SessionRefusedError(EndReason.CAPACITY.value, "All terminals are in use. Please try again later.")
+            raise SessionRefusedError(
+                EndReason.CAPACITY.value, "All terminals are in use. Please try again later."
+            )
         session = Session(owner, request, self.settings)
         self._sessions[session.id] = session
         await self._nursery.start(self._keep, session)

@@ -24,7 +24,9 @@ class Scrollback:
         self.capacity = capacity
         self.end = 0
         self._blocks: deque[bytearray] = deque()
-        self._first = 0  # number of the first block kept; block k holds the offsets k*BLOCK to (k+1)*BLOCK - 1
+        self._first = (
+            0  # number of the first block kept; block k holds the offsets k*BLOCK to (k+1)*BLOCK - 1
+        )
 
     def __repr__(self) -> str:
         return f"<Scrollback {self.start}..{self.end} of at most {self.capacity} bytes>"

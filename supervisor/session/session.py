@@ -39,7 +39,9 @@ log = get_logger(__name__)
 READ_SIZE = 64 * 1024  # bytes taken from the terminal at once
 INPUT_PIECE = 4096  # bytes typed at once: what a PTY takes without waiting, so the limiter and cancellation stay fine-grained
 FIRST_VIEWER_GRACE = 10.0  # seconds for the viewer that asked for the session to attach
-LIFETIME_MARGIN = 60.0  # seconds that a sandbox's own deadline lies behind ours, so that it only counts when we hang
+LIFETIME_MARGIN = (
+    60.0  # seconds that a sandbox's own deadline lies behind ours, so that it only counts when we hang
+)
 
 
 @attrs.frozen
@@ -94,7 +96,9 @@ class Session:
         self.duration_clock = Countdown(settings.max_duration, settings.timeout_warning)
 
     def __repr__(self) -> str:
-        return f"<Session {self.label} {self.state.name} {self.scrollback!r} {len(self._attachments)} attached>"
+        return (
+            f"<Session {self.label} {self.state.name} {self.scrollback!r} {len(self._attachments)} attached>"
+        )
 
     @property
     def label(self) -> str:
