@@ -125,6 +125,7 @@ class Api:
     Attributes:
         version: `auto` until negotiated, then `v1.41` or the like.
         timeout: default seconds per call, `math.inf` for none.
+        closed: no further call is made.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class Api:
         self._connector = connector
         self.version = version
         self.timeout = math.inf if timeout is None else timeout
+        self.closed = False
         self._where = where
         self._origin = httpx.URL(origin)
         self._host = (b"Host", self._origin.netloc)
@@ -155,6 +157,8 @@ class Api:
 
     async def target(self, path: str, params: Mapping[str, Any] | None = None) -> str:
         """Return `path` and query under the version that both sides speak, which is asked for once."""
+        if self.closed:
+            raise RuntimeError("this client is closed")
         if self.version == "auto":
             self.version = await self._negotiate()
         query = encode_query(params)

@@ -396,5 +396,4 @@ class _Archive(tarfile.TarFile):
 
     def close(self) -> None:
         super().close()
-        if self.fileobj is not None:
-            self.fileobj.close()
+        self.fileobj.close()

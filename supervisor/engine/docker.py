@@ -6,8 +6,9 @@ from typing import Any, Self, cast, final
 
 import httpx
 
-from supervisor.engine.address import find
+from supervisor.engine.address import Address, find
 from supervisor.engine.api import DEFAULT_TIMEOUT, Api
+from supervisor.engine.connection import Connection
 from supervisor.engine.containers import DockerContainers
 from supervisor.engine.events import DockerEvents
 from supervisor.engine.images import DockerImages
@@ -27,7 +28,7 @@ class Docker:
     Args:
         url: `unix:///path`, `tcp://host:port`, `http://…`, `https://…`; default: see `address.find`.
         transport: an `httpx` transport for all calls but streams, instead of the client's own; it is not
-            closed with the client.
+            closed with the client. Streams need a `url` beside it.
         timeout: seconds that a call may take unless it says otherwise (None: no bound). Streams, `wait`,
             followed logs and events have no bound of their own; what moves or makes images may take an hour.
         ssl_context: for TCP; default: see `address.find`.
@@ -58,7 +59,10 @@ class Docker:
         api_version: str = "auto",
         context: str | None = None,
     ) -> None:
-        address = find(url, context, ssl_context)
+        if transport is not None and url is None and context is None:
+            address = Address("the given transport", _no_streams)
+        else:
+            address = find(url, context, ssl_context)
         self.docker_host = address.url
         self._own = EngineTransport(address.connector)
         self.api = Api(transport or self._own, address.connector, address.url, api_version, timeout)
@@ -89,6 +93,7 @@ class Docker:
 
     async def close(self) -> None:
         """Cut resting connections and make no new ones. Idempotent; never waits."""
+        self.api.closed = True
         await self._own.aclose()
 
     async def version(self, *, timeout: Timeout = SENTINEL) -> JSON:
@@ -100,3 +105,7 @@ class Docker:
     async def auth(self, **credentials: Any) -> JSON:
         """Check credentials with a registry: `username`, `password`, `serveraddress`; or `identitytoken`."""
         return cast("JSON", await self.api.json("POST", "auth", body=credentials))
+
+
+async def _no_streams() -> Connection:
+    raise OSError("streams need a url beside the transport")

@@ -176,7 +176,7 @@ class EventSubscription:
 
 
 def engine_timestamp(moment: str) -> str:
-    """Return a time that the engine has written (RFC 3339, up to nine decimals) as it reads it: seconds.nanoseconds.
+    """Return a time as the engine reads it (seconds.nanoseconds), given as it writes it (RFC 3339).
 
     Raises:
         ValueError: it is no such time.
