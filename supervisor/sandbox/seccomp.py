@@ -1,0 +1,117 @@
+"""Loads the seccomp profile that session containers run under.
+
+The engine takes a profile only as JSON text inside the create call. It does not look at it until the container starts, and takes
+misspelt names of system calls for calls that this kernel lacks. So what can be checked is checked here, before anything starts. A
+profile that allows by default is no profile.
+
+The file is in the format of Docker's own profiles, an extension of the OCI runtime specification's `linux.seccomp`.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, cast
+
+import attrs
+
+from supervisor.errors import ConfigurationError
+
+_DENYING = frozenset({"SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_KILL_PROCESS"})
+_ACTIONS = _DENYING | {"SCMP_ACT_ALLOW", "SCMP_ACT_LOG"}
+_OPERATORS = frozenset(f"SCMP_CMP_{name}" for name in ("EQ", "NE", "LT", "LE", "GE", "GT", "MASKED_EQ"))
+_PROFILE_KEYS = {"defaultAction", "defaultErrnoRet", "archMap", "syscalls"}
+_RULE_KEYS = {"comment", "names", "action", "errnoRet", "args"}
+_MAX_PROFILE = 256 * 1024  # bytes; the profile travels with every create call
+
+
+@attrs.frozen
+class SeccompProfile:
+    """A profile that was checked.
+
+    Attributes:
+        text: compact JSON without comments, as the engine gets it.
+        digest: SHA-256 of `text`, hexadecimal.
+        allowed: names of the system calls that some rule allows, perhaps for certain arguments only.
+    """
+
+    text: str = attrs.field(repr=False)
+    digest: str
+    allowed: frozenset[str] = attrs.field(repr=False)
+
+
+def load_profile(path: Path) -> SeccompProfile:
+    """Read and check the profile in `path`.
+
+    Raises:
+        ConfigurationError: it cannot be read, or is not a profile that denies by default; everything that is wrong is named.
+    """
+    try:
+        data = path.read_bytes()
+        if len(data) > _MAX_PROFILE:
+            raise ConfigurationError(f"seccomp profile {path}: longer than {_MAX_PROFILE} bytes")
+        profile: Any = json.loads(data)
+    except OSError as error:
+        raise ConfigurationError(f"seccomp profile {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigurationError(f"seccomp profile {path}: not JSON: {error}") from error
+    problems = _problems(profile)
+    if problems:
+        raise ConfigurationError(f"seccomp profile {path}:\n  " + "\n  ".join(problems))
+    rules = [{key: value for key, value in rule.items() if key != "comment"} for rule in profile["syscalls"]]
+    text = json.dumps({**profile, "syscalls": rules}, separators=(",", ":"))
+    allowed = frozenset(
+        name for rule in rules if rule["action"] == "SCMP_ACT_ALLOW" for name in rule["names"]
+    )
+    return SeccompProfile(text, hashlib.sha256(text.encode()).hexdigest(), allowed)
+
+
+def _problems(profile: Any) -> list[str]:
+    if not isinstance(profile, dict):
+        return ["must be a JSON object"]
+    profile = cast("dict[str, Any]", profile)
+    problems = [f"unknown key {key!r}" for key in profile.keys() - _PROFILE_KEYS]
+    if profile.get("defaultAction") not in _DENYING:
+        problems.append("defaultAction: must deny (SCMP_ACT_ERRNO)")
+    if not isinstance(profile.get("archMap"), list) or not profile["archMap"]:
+        problems.append("archMap: must name the architectures")
+    rules = profile.get("syscalls")
+    if not isinstance(rules, list) or not rules:
+        return [*problems, "syscalls: must be a list of rules"]
+    for index, rule in enumerate(cast("list[Any]", rules)):
+        problems += [f"syscalls[{index}]: {problem}" for problem in _rule_problems(rule)]
+    return problems
+
+
+def _rule_problems(rule: Any) -> list[str]:
+    if not isinstance(rule, dict):
+        return ["must be a JSON object"]
+    rule = cast("dict[str, Any]", rule)
+    problems = [f"unknown key {key!r}" for key in rule.keys() - _RULE_KEYS]
+    names = rule.get("names")
+    if not isinstance(names, list) or not names:
+        problems.append("names: must be a list of system calls")
+    else:
+        problems += [
+            f"not the name of a system call: {name!r}"
+            for name in cast("list[Any]", names)
+            if not isinstance(name, str) or not re.fullmatch(r"[a-z_][a-z0-9_]*", name)
+        ]
+    if rule.get("action") not in _ACTIONS:
+        problems.append(f"action: unknown: {rule.get('action')!r}")
+    indices: list[Any] = []
+    for argument in cast("list[Any]", rule.get("args", [])):
+        if not isinstance(argument, dict) or cast("dict[str, Any]", argument).get("op") not in _OPERATORS:
+            problems.append("args: each must be an object with a known op")
+            continue
+        argument = cast("dict[str, Any]", argument)
+        indices.append(argument.get("index"))
+        numbers = [argument.get(key, 0) for key in ("value", "valueTwo")]
+        if not all(isinstance(number, int) and 0 <= number < 1 << 64 for number in numbers):
+            problems.append("args: values must be unsigned 64-bit numbers")
+    if any(index not in range(6) for index in indices):
+        problems.append("args: index must be 0 to 5")
+    if len(set(indices)) != len(indices):
+        # Runtimes turn two conditions on one argument into "or", which allows more than was meant.
+        problems.append("args: one condition per argument")
+    return problems
