@@ -1,0 +1,176 @@
+#define _GNU_SOURCE
+#include "run.h"
+
+#include "environment.h"
+#include "terminal.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+enum { HANGUP_GRACE = 1 }; /* seconds for a command that was stopped, between its hang-up and its end */
+
+static volatile sig_atomic_t foreground; /* process group of the command, 0 at the prompt; a pid fits on Linux */
+
+static void on_hangup(int number) {
+    if (foreground > 0) {
+        kill(-foreground, SIGHUP);
+        kill(-foreground, SIGCONT);
+    }
+    terminal_restore();
+    _exit(128 + number);
+}
+
+void run_start(void) {
+    static const int ignored[] = {SIGINT,  SIGQUIT, SIGTSTP, SIGTTIN, SIGTTOU,   SIGTERM, SIGPIPE, SIGALRM,
+                                  SIGUSR1, SIGUSR2, SIGXFSZ, SIGXCPU, SIGVTALRM, SIGPROF, SIGIO,   SIGPWR};
+    struct sigaction action = {.sa_handler = SIG_IGN};
+    sigset_t none;
+    for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++)
+        sigaction(ignored[i], &action, NULL);
+    for (int number = SIGRTMIN; number <= SIGRTMAX; number++)
+        sigaction(number, &action, NULL);
+    action.sa_handler = SIG_DFL;
+    sigaction(SIGCHLD, &action, NULL);
+    action.sa_handler = on_hangup;
+    sigaction(SIGHUP, &action, NULL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+static void default_signals(void) {
+    struct sigaction action = {.sa_handler = SIG_DFL};
+    sigset_t none;
+    for (int number = 1; number <= SIGRTMAX; number++)
+        sigaction(number, &action, NULL); /* refused for KILL, STOP and the C library's own: those are right already */
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+}
+
+/* In the child: become the foreground and execute. */
+static _Noreturn void become(char *const argv[], char *const environment[]) {
+    static const char path[] = COMMAND_PATH;
+    char file[sizeof path + LINE_LIMIT];
+    int problem = ENOENT;
+    setpgid(0, 0);
+    tcsetpgrp(STDIN_FILENO, getpid()); /* SIGTTOU is still ignored here */
+    default_signals();
+    for (const char *directory = path; *directory != 0;) {
+        int length = (int)strcspn(directory, ":");
+        snprintf(file, sizeof file, "%.*s/%s", length, directory, argv[0]);
+        execve(file, argv, environment);
+        if (errno != ENOENT && errno != ENOTDIR)
+            problem = errno;
+        directory += length;
+        directory += *directory == ':';
+    }
+    put_text(argv[0]);
+    put_text(problem == ENOENT ? ": not installed here" : ": cannot be executed: ");
+    if (problem != ENOENT)
+        put_text(strerror(problem));
+    put_text("\n");
+    put_flush();
+    _exit(problem == ENOENT ? 127 : 126);
+}
+
+static bool ended(pid_t child) {
+    siginfo_t info = {0};
+    /* WNOWAIT: while nobody has taken its status, its id cannot become another's. */
+    return waitid(P_PID, (id_t)child, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == child;
+}
+
+/* Nobody could ever continue a stopped command: hang it up, and kill it when it does not go. */
+static void end_stopped(pid_t child) {
+    struct timespec now, until, nap = {0, 10 * 1000 * 1000};
+    put_text("\njobs are not supported: the stopped command is ended\n");
+    put_flush();
+    kill(-child, SIGHUP);
+    kill(-child, SIGCONT);
+    kill(child, SIGHUP); /* it may have left its group */
+    kill(child, SIGCONT);
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += HANGUP_GRACE;
+    do {
+        if (ended(child))
+            break;
+        nanosleep(&nap, NULL);
+        clock_gettime(CLOCK_MONOTONIC, &now);
+    } while (now.tv_sec < until.tv_sec || (now.tv_sec == until.tv_sec && now.tv_nsec < until.tv_nsec));
+    kill(-child, SIGKILL);
+    kill(child, SIGKILL);
+}
+
+/* Wait for the end of `child` and return its wait status. Others that end meanwhile are reaped too: where the shell is the
+ * container's first process, orphans become its children. */
+static int wait_for(pid_t child) {
+    for (;;) {
+        int status;
+        pid_t pid = waitpid(-1, &status, WUNTRACED);
+        if (pid < 0 && errno != EINTR)
+            return 255 << 8;
+        if (pid != child)
+            continue;
+        if (!WIFSTOPPED(status))
+            return status;
+        end_stopped(child);
+    }
+}
+
+static const char *signal_message(int number) {
+    switch (number) {
+    case SIGINT: /* the user's own doing, and visible as ^C */
+    case SIGPIPE:
+        return NULL;
+    case SIGHUP:
+        return "Hung up";
+    case SIGTERM:
+        return "Terminated";
+    case SIGKILL:
+        return "Killed";
+    case SIGQUIT:
+        return "Quit";
+    case SIGABRT:
+        return "Aborted";
+    case SIGSEGV:
+        return "Segmentation fault";
+    }
+    return strsignal(number);
+}
+
+int run_command(char *const argv[], char *const environment[]) {
+    sigset_t hangup, before;
+    sigemptyset(&hangup);
+    sigaddset(&hangup, SIGHUP);
+    put_flush();
+    terminal_command_modes();
+
+    sigprocmask(SIG_BLOCK, &hangup, &before); /* or a hang-up between fork and assignment would miss the command */
+    pid_t child = fork();
+    if (child == 0)
+        become(argv, environment);
+    int problem = errno;
+    foreground = child > 0 ? child : 0;
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    if (child < 0) {
+        put_text(argv[0]);
+        put_text(": cannot be started: ");
+        put_text(strerror(problem));
+        put_text("\n");
+        return 126;
+    }
+    setpgid(child, child); /* the child does the same: whoever comes first; an error is that the other one was */
+    int status = wait_for(child);
+    foreground = 0;
+    if (!WIFSIGNALED(status))
+        return WEXITSTATUS(status);
+    const char *message = signal_message(WTERMSIG(status));
+    if (message != NULL) {
+        put_text("\n");
+        put_text(message);
+    }
+    return 128 + WTERMSIG(status);
+}
