@@ -351,6 +351,32 @@ class Settings:
         "HANGUP_GRACE_MS", 2.0, _milliseconds, "Time for programs to go after a hang-up.", _between(0, 60)
     )
 
+    # set-up
+    base_image: str = _setting(
+        "SANDBOX_BASE_IMAGE",
+        "",
+        _text,
+        "Registry image that the default sandbox image is based on; empty: a base made from Debian packages.",
+    )
+    base_packages: tuple[str, ...] = _setting(
+        "SANDBOX_PACKAGES",
+        (),
+        _list,
+        "Debian packages whose programs the made base has; empty: libraries only, and no program but the shell.",
+    )
+    cli_package: str = _setting(
+        "CLI_NPM_PACKAGE",
+        "@ably/cli",
+        _text,
+        "CLI from npm to bake into the default sandbox image, with or without a version; none for no CLI.",
+    )
+    state: Path | None = _setting(
+        "STATE_DIRECTORY",
+        None,
+        _path,
+        "Where set-up keeps what it makes; empty: .state in a checkout, else ~/.local/state/terminal-supervisor.",
+    )
+
     # operation
     log_format: Literal["console", "json"] = _setting(
         "LOG_FORMAT", "console", _text, "Log lines.", _one_of("console", "json")
@@ -377,6 +403,21 @@ class Settings:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:
             return self.host == "localhost"
+
+    @property
+    def state_directory(self) -> Path:
+        """Where set-up keeps what it makes."""
+        if self.state is not None:
+            return self.state
+        checkout = Path(__file__).parents[1]
+        if (checkout / "pyproject.toml").exists():
+            return checkout / ".state"
+        return Path("~/.local/state/terminal-supervisor").expanduser()
+
+    @property
+    def gate_file(self) -> Path:
+        """The gate's program on this host."""
+        return self.gate or self.state_directory / "bin/gate"
 
     def __attrs_post_init__(self) -> None:
         problems = [
