@@ -1,0 +1,130 @@
+"""What is said on the lifeline, as bytes: docs/gate.md in Python, without any I/O. Both transports use it.
+
+The supervisor always knows which frame must come next from the gate (`REDY`, on an attached terminal `STRT`,
+then `EXIT`), and
+each has one possible header. So there is nothing to dispatch on: what is not a prefix of the expected frame
+is a breach.
+"""
+
+import math
+import struct
+from typing import Final
+
+import attrs
+
+from supervisor.errors import SandboxError
+from supervisor.sandbox.pty import check_window_size
+from supervisor.sandbox.terminal import ExitStatus, LeaseRequest
+
+PROTOCOL_VERSION: Final = 1
+MAX_ARGUMENTS: Final = 64
+MAX_ENVIRONMENT: Final = 256
+MAX_EXEC_PAYLOAD: Final = 65536
+MAX_LIFETIME: Final = 10_000_000  # seconds
+MAX_GRACE: Final = 600.0  # seconds
+_MAX_SIGNAL = 64
+
+TERMINATE: Final = struct.pack(">4sI", b"TERM", 0)
+
+
+@attrs.frozen
+class Expected:
+    """A frame that may come from the gate.
+
+    Attributes:
+        kind: its type, four letters.
+        payload_size: bytes of its payload.
+    """
+
+    kind: bytes
+    payload_size: int
+
+    @property
+    def header(self) -> bytes:
+        """The only header that this frame can have."""
+        return struct.pack(">4sI", self.kind, self.payload_size)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole frame."""
+        return len(self.header) + self.payload_size
+
+    def take(self, received: bytearray) -> bytes | None:
+        """Remove this frame from the front of `received` and return its payload; None when it is incomplete.
+
+        Raises:
+            SandboxError: what was received is not this frame.
+        """
+        header = self.header
+        if not header.startswith(bytes(received[: len(header)])):
+            raise SandboxError(f"the gate sent {bytes(received[:8])!r} instead of {self.kind.decode()}")
+        if len(received) < self.size:
+            return None
+        payload = bytes(received[len(header) : self.size])
+        del received[: self.size]
+        return payload
+
+
+READY: Final = Expected(b"REDY", 4)
+STARTED: Final = Expected(b"STRT", 0)
+EXIT: Final = Expected(b"EXIT", 8)
+
+
+def check_ready(payload: bytes) -> None:
+    """Raise SandboxError unless the gate speaks our version of the protocol."""
+    (version,) = struct.unpack(">I", payload)
+    if version != PROTOCOL_VERSION:
+        raise SandboxError(
+            f"the gate speaks version {version} of the lifeline's protocol, not {PROTOCOL_VERSION}"
+        )
+
+
+def decode_exit(payload: bytes) -> ExitStatus:
+    """Return the status in the payload of `EXIT`.
+
+    Raises:
+        SandboxError: there is no such status.
+    """
+    status, signal = struct.unpack(">II", payload)
+    if signal > _MAX_SIGNAL or (status > 255 if signal == 0 else status != 128 + signal):
+        raise SandboxError(f"the gate reported status {status} with signal {signal}")
+    return ExitStatus(status) if signal == 0 else ExitStatus(None, signal)
+
+
+def encode_exec(request: LeaseRequest) -> bytes:
+    """Return the frame `EXEC` for `request`. It carries credentials.
+
+    Raises:
+        ValueError: the request breaks a bound of the protocol, or its window size is out of range. The text
+            names variables, never their values.
+    """
+    check_window_size(request.cols, request.rows)
+    if not 0 < request.lifetime <= MAX_LIFETIME:
+        raise ValueError(f"lifetime must be above 0 and at most {MAX_LIFETIME} s, not {request.lifetime:g}")
+    if not 0 <= request.hangup_grace <= MAX_GRACE:
+        raise ValueError(f"hangup_grace must be 0 to {MAX_GRACE:g} s, not {request.hangup_grace:g}")
+    if not 1 <= len(request.command) <= MAX_ARGUMENTS or not request.command[0]:
+        raise ValueError(f"the command must have 1 to {MAX_ARGUMENTS} words, the first one not empty")
+    if len(request.environment) > MAX_ENVIRONMENT:
+        raise ValueError(f"at most {MAX_ENVIRONMENT} environment variables, not {len(request.environment)}")
+    words = list(request.command)
+    if any("\0" in word for word in words):
+        raise ValueError("NUL in the command")
+    for name, value in request.environment.items():
+        if not name or "=" in name or "\0" in name or "\0" in value:
+            raise ValueError(
+                f"environment variable {name!r}: its name is empty or has '=' in it, or there is a NUL"
+            )
+        words.append(f"{name}={value}")
+    payload = struct.pack(
+        ">IIHH",
+        math.ceil(request.lifetime),
+        round(request.hangup_grace * 1000),
+        len(request.command),
+        len(request.environment),
+    ) + b"".join(word.encode("utf-8", "surrogateescape") + b"\0" for word in words)
+    if len(payload) > MAX_EXEC_PAYLOAD:
+        raise ValueError(
+            f"command and environment take {len(payload)} bytes, at most {MAX_EXEC_PAYLOAD} are possible"
+        )
+    return struct.pack(">4sI", b"EXEC", len(payload)) + payload

@@ -1,0 +1,249 @@
+"""A PTY's master end as a Trio stream, and the proof that a descriptor is one.
+
+`PtyStream` owns the descriptor. Reading and writing are independent of each other: a flood of output never
+keeps input from being written, nor the other way round. The kernel reports the end of a PTY's output as the
+error EIO, once the last process has closed the slave; here it is an end of file.
+"""
+
+import array
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import struct
+import termios
+import warnings
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Final, final
+
+import trio
+
+from supervisor.errors import SandboxError
+
+MAX_COLUMNS_OR_ROWS: Final = 1000
+_WRITE_CHUNK = 64 * 1024  # bytes written between two looks at other tasks; a PTY buffers less
+
+_PTMX = os.makedev(5, 2)  # the device of every UNIX 98 PTY master (ioctl_tty(2), pts(4))
+_TIOCGPTN = 0x80045430  # number of the PTY; works on masters only (ioctl_tty(2))
+_TIOCGPKT = 0x80045438  # packet mode
+_O_PATH = 0o10000000
+_N_TTY = 0  # the ordinary line discipline
+
+
+def require_pty_master(fd: int) -> None:
+    """Check that `fd`, from somebody who is not trusted, is an ordinary PTY master, readable and writable.
+
+    Also resets its status flags, all but O_NONBLOCK, which is set. These flags belong to the open file, not
+    to the descriptor:
+    a sender that keeps a copy could clear O_NONBLOCK later and so block this process. The gate keeps none.
+
+    Raises:
+        SandboxError: it is something else: a slave, another terminal or device, a file, pipe or socket, a
+            descriptor without access (O_PATH), or a master in packet mode or with another line discipline.
+    """
+    status = os.fstat(fd)
+    if not stat.S_ISCHR(status.st_mode) or status.st_rdev != _PTMX:
+        raise SandboxError(f"the descriptor is not a PTY master: {_kind(status)}")
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+    if flags & _O_PATH or flags & os.O_ACCMODE != os.O_RDWR:
+        raise SandboxError(f"the PTY master was not opened for reading and writing (flags {flags:#o})")
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NONBLOCK)
+        _ioctl_number(fd, _TIOCGPTN)
+        packet_mode, discipline = _ioctl_number(fd, _TIOCGPKT), _ioctl_number(fd, termios.TIOCGETD)
+    except OSError as error:
+        raise SandboxError(f"the descriptor does not behave as a PTY master: {error}") from error
+    if packet_mode or discipline != _N_TTY:
+        raise SandboxError(
+            f"the PTY master is in packet mode ({packet_mode}) or line discipline {discipline}"
+        )
+
+
+def _ioctl_number(fd: int, request: int) -> int:
+    result = array.array("i", [0])
+    fcntl.ioctl(fd, request, result, True)
+    return result[0]
+
+
+def _kind(status: os.stat_result) -> str:
+    if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+        return f"device {os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    return f"file type {stat.S_IFMT(status.st_mode):#o}"
+
+
+def check_window_size(cols: int, rows: int) -> None:
+    """Raise ValueError unless both are 1 to 1000: programs fail on, or allocate for, what is outside."""
+    if not (1 <= cols <= MAX_COLUMNS_OR_ROWS and 1 <= rows <= MAX_COLUMNS_OR_ROWS):
+        raise ValueError(f"cols and rows must be 1 to {MAX_COLUMNS_OR_ROWS}, not {cols} and {rows}")
+
+
+class OneTaskAtATime:
+    """Context manager for a method that two tasks must not be in at once."""
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+        self._held = False
+
+    def __enter__(self) -> None:
+        if self._held:
+            raise trio.BusyResourceError(self._message)
+        self._held = True
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held = False
+
+
+@final
+class PtyStream:
+    """Bytes to and from whatever runs on the slave end of a PTY.
+
+    One task may receive while another sends.
+
+    Resource handling: owns `fd` from the call of the constructor on, and closes it in `close` or `aclose`.
+    Closing the last
+    descriptor of a master hangs the terminal up: SIGHUP to the session on its slave.
+
+    Error handling: `trio.ClosedResourceError` after closing, `trio.BusyResourceError` for two tasks in one
+    method, `trio.BrokenResourceError` with the cause for everything that the kernel refuses.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        os.set_inheritable(fd, False)
+        os.set_blocking(fd, False)
+        self._finished = False
+        self._end_of_output = False
+        self._receiving = OneTaskAtATime("another task is receiving from this PTY")
+        self._sending = OneTaskAtATime("another task is sending to this PTY")
+
+    def __repr__(self) -> str:
+        state = "closed" if self._fd < 0 else "finished" if self._finished else "open"
+        return f"<PtyStream fd={self._fd} {state}>"
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, source=self, stacklevel=2)
+            self.close()
+
+    async def receive_some(self, max_bytes: int = 65536) -> bytes:
+        """Return 1 to `max_bytes` bytes of output; `b""` at the end.
+
+        The end is when nothing has the slave open any more, or when `finish` was called and all that had been
+        written by then has been returned. Cancelling loses nothing.
+        """
+        if max_bytes < 1:
+            raise ValueError("max_bytes must be at least 1")
+        with self._receiving:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            data = self._read_now(max_bytes)
+            if data is not None:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return data
+            while data is None:
+                await self._wait(trio.lowlevel.wait_readable)
+                data = self._read_now(max_bytes)
+            return data
+
+    def _read_now(self, max_bytes: int) -> bytes | None:
+        """Return what can be read without waiting, `b""` at the end, None when there is nothing yet."""
+        self._check_open()
+        if self._end_of_output:
+            return b""
+        try:
+            data = os.read(self._fd, max_bytes)
+        except BlockingIOError:
+            # The kernel pushes everything written so far through to the reader before it says this
+            # (n_tty_read), so nothing that was written before `finish` is left.
+            self._end_of_output = self._finished
+            return b"" if self._finished else None
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise trio.BrokenResourceError(f"cannot read from the PTY: {error}") from error
+            data = b""
+        self._end_of_output = not data
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Type `data`. Waits while nobody reads it; cancelling may leave a prefix delivered.
+
+        Raises:
+            trio.BrokenResourceError: nothing has the slave open any more, or `finish` was called.
+        """
+        with self._sending:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            with memoryview(data) as whole:
+                sent = 0
+                while True:
+                    self._check_open()
+                    if self._finished:
+                        raise trio.BrokenResourceError("the command on this PTY has ended")
+                    count = self._write_now(whole[sent : sent + _WRITE_CHUNK])
+                    sent += count
+                    if sent == len(whole):
+                        break
+                    if count:
+                        await trio.lowlevel.checkpoint()
+                    else:
+                        await self._wait(trio.lowlevel.wait_writable)
+            await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def _write_now(self, chunk: memoryview) -> int:
+        if not chunk:
+            return 0
+        try:
+            return os.write(self._fd, chunk)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise trio.BrokenResourceError(f"cannot write to the PTY: {error}") from error
+
+    async def _wait(self, for_what: Callable[[int], Awaitable[None]]) -> None:
+        """Wait until the descriptor is ready or `finish` or `close` was called: the caller looks again."""
+        with contextlib.suppress(trio.ClosedResourceError):
+            await for_what(self._fd)
+
+    def set_size(self, cols: int, rows: int) -> None:
+        """Set the window size (1 to 1000 each), which signals (SIGWINCH) the foreground process group."""
+        check_window_size(cols, rows)
+        self._check_open()
+        try:
+            fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
+        except OSError as error:
+            raise trio.BrokenResourceError(f"cannot set the window size: {error}") from error
+
+    async def resize(self, cols: int, rows: int) -> None:
+        """As `set_size`, with a checkpoint, as an interactive stream's method should have."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self.set_size(cols, rows)
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    def finish(self) -> None:
+        """Say that the command has ended: what it has written can still be read, then comes `b""`.
+
+        Needed where somebody else keeps the slave open, so that the kernel never reports the end. Sending is
+        over at once.
+        """
+        self._finished = True
+        if self._fd >= 0:
+            trio.lowlevel.notify_closing(self._fd)  # wakes whoever waits in `_wait`
+
+    def close(self) -> None:
+        """Close the descriptor, unless closed already. Tasks that wait get `trio.ClosedResourceError`."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            if trio.lowlevel.in_trio_run():
+                trio.lowlevel.notify_closing(fd)
+            os.close(fd)
+
+    async def aclose(self) -> None:
+        """As `close`, with a checkpoint."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def _check_open(self) -> None:
+        if self._fd < 0:
+            raise trio.ClosedResourceError("this PTY is closed")
