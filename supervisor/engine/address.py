@@ -16,6 +16,7 @@ import attrs
 
 from supervisor.engine.connection import Connector, tcp_connector, unix_connector
 from supervisor.engine.contexts import context_endpoint, verify_with
+from supervisor.engine.errors import DockerContextTLSError
 
 PLAIN_PORT, TLS_PORT = 2375, 2376
 """The ports that IANA has for Docker."""
@@ -79,6 +80,8 @@ def find(
             url = endpoint.host
             tls = tls or endpoint.tls()
     if url is None:
+        url = env.get("DOCKER_HOST") or None  # what the context `default` means
+    if url is None:
         sockets = default_sockets(env)
         found = next((path for path in sockets if path.is_socket()), None)
         if found is None:
@@ -127,4 +130,7 @@ def _environment_tls(environment: Mapping[str, str]) -> ssl.SSLContext:
     if not path:
         return ssl.create_default_context()
     directory = Path(path)
-    return verify_with(directory / "ca.pem", directory / "cert.pem", directory / "key.pem")
+    try:
+        return verify_with(directory / "ca.pem", directory / "cert.pem", directory / "key.pem")
+    except (OSError, ssl.SSLError) as error:
+        raise DockerContextTLSError(f"bad TLS files in {directory}: {error}") from error

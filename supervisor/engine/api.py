@@ -9,10 +9,10 @@ What the engine makes of the request then is its own affair: it may have been ob
 import json
 import math
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Generator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, Self, final
+from typing import Any, Self, cast, final
 
 import httpx
 import trio
@@ -65,7 +65,7 @@ class Reply:
         self.status = response.status_code
         self.headers = response.headers
         self._stream = response.stream
-        self._pieces = aiter(response.stream)
+        self._pieces: AsyncIterator[bytes] = aiter(response.stream)
         self._what = what
         self._timeout = timeout
         self._deadline = deadline
@@ -87,7 +87,10 @@ class Reply:
         """
         with trio.CancelScope(deadline=self._deadline) as scope:
             try:
-                return await anext(self._pieces, b"")
+                async for piece in self._pieces:
+                    if piece:
+                        return piece
+                return b""
             except (httpx.HTTPError, httpx.StreamError) as error:
                 await self.aclose()
                 raise DockerConnectionError(f"{self._what}: the answer broke off: {error}") from error
@@ -115,6 +118,8 @@ class Reply:
 
     async def aclose(self) -> None:
         """Give the connection back. Does not wait for the rest of the body."""
+        if isinstance(self._pieces, AsyncGenerator):  # of a transport that is not ours
+            await cast("AsyncGenerator[bytes]", self._pieces).aclose()
         await self._stream.aclose()
 
 

@@ -1,5 +1,6 @@
 """`Docker`: the client, and the way to everything else."""
 
+import re
 import ssl
 from types import TracebackType
 from typing import Any, Self, cast, final
@@ -59,6 +60,8 @@ class Docker:
         api_version: str = "auto",
         context: str | None = None,
     ) -> None:
+        if api_version != "auto" and not re.fullmatch(r"v\d+\.\d+", api_version):
+            raise ValueError(f"not an API version: {api_version!r} (v1.41 or auto)")
         if transport is not None and url is None and context is None:
             address = Address("the given transport", _no_streams)
         else:

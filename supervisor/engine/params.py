@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 from urllib.parse import quote, urlencode
 
@@ -24,12 +24,20 @@ def image_path(name: str) -> str:
 
 
 def encode_query(params: Mapping[str, Any] | None) -> str:
-    """Return `params` as a query string: booleans as 1 and 0, text as it is, everything else as JSON; None is
-    left out.
+    """Return `params` as a query string.
 
+    Booleans become 1 and 0, text stays, a list is the parameter repeated, anything else becomes JSON; None is
+    left out.
     `bytes` are percent-encoded as they are, for the one parameter whose value is not text (detach keys).
     """
-    return urlencode({key: _text(value) for key, value in (params or {}).items() if value is not None})
+    pairs: list[tuple[str, str | bytes]] = []
+    for key, value in (params or {}).items():
+        pairs += [(key, _text(each)) for each in _several(value) if each is not None]
+    return urlencode(pairs)
+
+
+def _several(value: Any) -> Iterable[Any]:
+    return cast("Iterable[Any]", value) if isinstance(value, list | tuple) else (value,)
 
 
 def _text(value: Any) -> str | bytes:
@@ -53,8 +61,9 @@ def clean_filters(filters: Mapping[str, Any] | None) -> str | None:
 
 
 def _strings(value: Any) -> list[str]:
-    values = list(cast("Collection[Any]", value)) if isinstance(value, list | tuple | set) else [value]
-    return [("true" if each else "false") if isinstance(each, bool) else str(each) for each in values]
+    return [
+        ("true" if each else "false") if isinstance(each, bool) else str(each) for each in _several(value)
+    ]
 
 
 def registry_auth(auth: Mapping[str, Any] | str | bytes, registry: str | None = None) -> str:
