@@ -1,4 +1,4 @@
-"""Builds the restricted shell of the sandbox image from `docker/shell/`; docs/restricted-shell.md says what it does."""
+"""Builds the restricted shell of the sandbox image from `docker/shell/` (see docs/restricted-shell.md)."""
 
 from pathlib import Path
 
