@@ -12,21 +12,21 @@ from typing import Final
 # By what is asked; sources: xterm's ctlseqs, VT510, the kitty keyboard and graphics protocols.
 _ANSWER: Final = re.compile(
     rb"""
-      (?: \x1b\[ | \xc2\x9b )
-      (?: \?? [0-9]{1,5} ; [0-9;]{1,12} R     # cursor position (DSR 6)
-        | \?? [0-9;]{1,32} n                  # status, printer, keyboard, colours (DSR)
-        | [?>=] [0-9;]{0,64} c                # device attributes (DA)
-        | \?? [0-9;]{1,16} \$ y               # mode (DECRQM)
-        | [23] ; [0-9;]{1,32} x               # parameters (DECREQTPARM)
-        | [0-9;]{1,32} t                      # window, also reported by itself
-        | \? [0-9]{1,5} u                     # keyboard flags (kitty)
-        | > [0-9;]{1,16} m                    # key modifiers (XTQMODKEYS)
-        | [IO]                                # focus in, focus out
+      \x1b\[
+      (?: \?? [0-9]{1,5} ; [0-9;]{1,12} R   # cursor position (DSR 6)
+        | \?? [0-9;]{1,32} n                # status, printer, keyboard, colours (DSR)
+        | [?>=] [0-9;]{0,64} c              # device attributes (DA)
+        | \?? [0-9;]{1,16} \$ y             # mode (DECRQM)
+        | [23] ; [0-9;]{1,32} x             # parameters (DECREQTPARM)
+        | [0-9;]{1,32} t                    # window, also reported by itself
+        | \? [0-9]{1,5} u                   # keyboard flags (kitty)
+        | > [0-9;]{1,16} m                  # key modifiers (XTQMODKEYS)
+        | [IO]                              # focus in, focus out
       )
-    | \x1b/Z                                  # identification of a VT52
-    | (?: \x1b[P_^X] | \xc2[\x90\x98\x9e\x9f] ) [^\x1b]* (?: \x1b\\ | \xc2\x9c )   # settings, version,
-    capabilities, checksums, images | (?: \x1b\] | \xc2\x9d ) [^\x07\x1b]* (?: \x07 | \x1b\\ | \xc2\x9c )
-    # colours, clipboard, title """,
+    | \x1b/Z                                # identification of a VT52
+    | \x1b[P_] [^\x1b]* \x1b\\              # settings, version, capabilities, checksums; images (kitty)
+    | \x1b\] [^\x07\x1b]* (?: \x07 | \x1b\\ )  # colours, clipboard, title
+    """,
     re.VERBOSE,
 )
 
