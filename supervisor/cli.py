@@ -22,7 +22,7 @@ EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status: 0, 1 for a failure, 2 for wrong usage, 78 for a wrong configuration."""
+    """Run the command; return its exit status: 0, 1 (failure), 2 (usage) or 78 (wrong configuration)."""
     options = _parser().parse_args(arguments)
     try:
         try:
@@ -44,7 +44,7 @@ def _first_leaf(error: BaseException) -> BaseException:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="terminal-supervisor",
-        description="A hardened terminal in the browser: one container per visitor, gone when the visitor is.",
+        description="Terminals in the browser, each in a hardened container that goes when its visitor does.",
         epilog="Settings are environment variables, also read from .env; see `terminal-supervisor settings`.",
     )
     parser.add_argument("--version", action="version", version=f"terminal-supervisor {__version__}")

@@ -1,7 +1,8 @@
 """Errors by whose fault they are, and so by what to do about them.
 
-Few classes, each with a sentence that may be shown to the person who caused it. `supervisor.protocol.closing` has the one
-table that maps them to WebSocket close codes and metric labels. Errors of the engine client live in `supervisor.engine`.
+Few classes, each with a sentence that may be shown to the person who caused it. `supervisor.protocol.closing`
+has the one table that maps them to WebSocket close codes and metric labels. Errors of the engine client live
+in `supervisor.engine`.
 """
 
 
@@ -14,11 +15,13 @@ class ConfigurationError(SupervisorError):
 
 
 class PeerError(SupervisorError):
-    """The client's fault: what it sent breaks the protocol or a limit. The connection ends, its session may go on."""
+    """The client's fault: what it sent breaks the protocol or a limit. The connection ends, its session may
+    go on."""
 
 
 class SessionRefusedError(SupervisorError):
-    """The client may not have a session (now). `reason` names the row of the closing table that says so to the client."""
+    """The client may not have a session (now). `reason` names the row of the closing table that says so to
+    the client."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

@@ -1,7 +1,7 @@
 """The root of everything: provider, sessions, gateway, and the order in which they go.
 
-Read it from the top: what is opened last is closed first. The gateway's connections end before the sessions, the sessions before
-the provider; leaving any of these scopes, by any path, gives back what it holds.
+Read it from the top: what is opened last is closed first. The gateway's connections end before the sessions,
+the sessions before the provider; leaving any of these scopes, by any path, gives back what it holds.
 """
 
 import signal
@@ -50,12 +50,14 @@ class Supervisor:
 
 
 @asynccontextmanager
-async def running(settings: Settings, provider: SandboxProvider) -> AsyncIterator[Supervisor]:
-    """Serve with `provider` while the block runs.
+async def running(
+    settings: Settings, provider: SandboxProvider, pages: Pages | None = None
+) -> AsyncIterator[Supervisor]:
+    """Serve with `provider` while the block runs; `pages` are those of this package unless given.
 
     Resource handling: on leaving, sessions are ended and their sandboxes given back before this returns.
     """
-    pages = Pages()
+    pages = pages or Pages()
     async with trio.open_nursery() as sessions:
         registry = SessionRegistry(settings, provider, sessions)
         tokens = OneTimeTokens(settings.access_token)
@@ -75,7 +77,8 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     The first signal ends gracefully, a second one at once; either way every sandbox is given back.
 
     Raises:
-        ConfigurationError: this host, the engine or a setting is not as it must be (within an exception group).
+        ConfigurationError: this host, the engine or a setting is not as it must be (within an exception
+            group).
     """
     started, stop = trio.Event(), trio.Event()
 

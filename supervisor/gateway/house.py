@@ -11,11 +11,12 @@ import attrs
 
 from supervisor.admission.credentials import (
     Credentials,
-    filter_client_environment,
+    local_credentials,
+    unsigned_credentials,
     verify_signed_config,
-    verify_unsigned,
 )
-from supervisor.admission.token import OneTimeTokens, cookie_name
+from supervisor.admission.environment import filter_client_environment
+from supervisor.admission.token import OneTimeTokens, cookie_values
 from supervisor.errors import SessionRefusedError
 from supervisor.gateway.http import Request
 from supervisor.protocol.closing import EndReason
@@ -27,14 +28,15 @@ from supervisor.settings import Settings
 
 @attrs.frozen
 class Presented:
-    """What a client presents in its first message, whichever protocol it speaks. Nothing of it is trusted yet."""
+    """What a client presents in its first message, whichever protocol it speaks. Nothing of it is trusted
+    yet."""
 
     config: str | None = attrs.field(default=None, repr=False)
     signature: str | None = attrs.field(default=None, repr=False)
     api_key: str | None = attrs.field(default=None, repr=False)
     access_token: str | None = attrs.field(default=None, repr=False)
     token: str | None = attrs.field(default=None, repr=False)
-    environment: Mapping[str, object] = attrs.field(factory=dict, repr=False)
+    environment: Mapping[str, str] = attrs.field(factory=dict[str, str], repr=False)
 
 
 @attrs.frozen
@@ -63,6 +65,7 @@ class House:
     ) -> None:
         self.settings = settings
         self.port = settings.port
+        self.tls = settings.tls_certificate is not None
         self.on_redeemed: Callable[[], None] = lambda: None
         self.provider = provider
         self.registry = registry
@@ -74,14 +77,12 @@ class House:
         """Whether clients must show a token: without a signing secret nothing else tells friend from foe."""
         return not self.settings.signing_secret
 
-    def visitor(self, request: Request) -> bytes | None:
-        """Return who the request's cookie or token says it is, or None. One-time tokens are not redeemed here."""
-        name = cookie_name(self.port)
-        for part in (request.header("cookie") or "").split(";"):
-            key, _, value = part.strip().partition("=")
-            if key == name and (visitor := self.tokens.check_cookie(value)):
-                return visitor
-        return self.tokens.check_reusable(request.query.get("token", ""))
+    def has_token(self, request: Request) -> bool:
+        """Whether the request has a cookie that a token bought, or the reusable token in its query."""
+        cookies = cookie_values(request.header("cookie") or "", self.port, tls=self.tls)
+        return any(map(self.tokens.cookie_valid, cookies)) or self.tokens.is_reusable(
+            request.query.get("token", "")
+        )
 
     def redeem(self, token: str) -> str | None:
         """Return the cookie that a one-time token buys, or None when it is not (or no longer) good."""
@@ -94,35 +95,37 @@ class House:
         """Return the identity behind what a client presents.
 
         Raises:
-            SessionRefusedError: it is not accepted (`credentials`); the text does not say what was nearly right.
+            SessionRefusedError: it is not accepted (`credentials`); the text does not say what was nearly
+                right.
         """
+        credentials = self._credentials(presented, request)
+        environment = filter_client_environment(presented.environment, self.settings.environment_allow)
+        return Identity(credentials.digest(self._digest_key), environment | credentials.environment())
+
+    def _credentials(self, presented: Presented, request: Request) -> Credentials:
         settings = self.settings
-        visitor = self.visitor(request) or self.tokens.check_reusable(presented.token or "")
-        credentials: Credentials | None = None
         if settings.signing_secret and presented.config is not None:
-            credentials = verify_signed_config(
+            now_ms = int(time.time() * 1000)
+            return verify_signed_config(
                 presented.config,
-                presented.signature or "",
+                presented.signature,
                 [settings.signing_secret],
-                max_age=settings.signed_config_max_age,
-                now_ms=int(time.time() * 1000),
+                settings.signed_config_max_age,
+                now_ms,
             )
-        elif settings.signing_secret and not settings.allow_unsigned:
-            raise SessionRefusedError(EndReason.CREDENTIALS.value, "These credentials are not accepted.")
-        elif self.needs_token and visitor is None:
+        if settings.signing_secret and not settings.allow_unsigned:
+            raise SessionRefusedError(EndReason.CREDENTIALS.value, "A signed config is needed.")
+        if (
+            self.needs_token
+            and not self.has_token(request)
+            and not self.tokens.is_reusable(presented.token or "")
+        ):
             raise SessionRefusedError(
                 EndReason.CREDENTIALS.value, "Open the address that the server printed: it holds a token."
             )
-        elif presented.api_key or presented.access_token or settings.signing_secret:
-            credentials = verify_unsigned(presented.api_key, presented.access_token, now=time.time())
-        environment = filter_client_environment(presented.environment, settings.environment_allow)
-        if credentials is not None:
-            environment |= credentials.environment()
-            owner = credentials.digest(self._digest_key)
-        else:
-            assert visitor is not None
-            owner = visitor
-        return Identity(owner, environment)
+        if self.needs_token and not presented.api_key and not presented.access_token:
+            return local_credentials()
+        return unsigned_credentials(presented.api_key, presented.access_token, time.time())
 
     async def open_session(
         self, identity: Identity, session_id: str | None, cols: int, rows: int

@@ -1,7 +1,8 @@
-"""The little HTTP that one port needs: read a request head, answer with a whole body, or hand over to the WebSocket library.
+"""The little HTTP that one port needs: read a request head, answer with a whole body, or hand over to the
+WebSocket library.
 
-A head is read byte-bounded and under a deadline, parsed by h11, and kept verbatim, because an upgrade is replayed to the WebSocket
-library as it arrived.
+A head is read byte-bounded and under a deadline, parsed by h11, and kept verbatim, because an upgrade is
+replayed to the WebSocket library as it arrived.
 """
 
 from collections.abc import Iterable
@@ -49,7 +50,8 @@ class Request:
         """Return the value of a header that may occur once, or None.
 
         Raises:
-            HttpError: it occurs more than once, so two readers could disagree about it (RFC 9110, section 5.3).
+            HttpError: it occurs more than once, so two readers could disagree about it (RFC 9110, section
+                5.3).
         """
         values = [value for key, value in self.headers if key == name.encode()]
         if len(values) > 1:

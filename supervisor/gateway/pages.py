@@ -18,11 +18,13 @@ _TYPES = {
 }
 _ASSETS = (".js", ".mjs", ".css", ".svg", ".png", ".woff2")
 
-_REFUSAL = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+_REFUSAL = """<!doctype html>
+<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Terminal: a token is needed</title><link rel="stylesheet" href="/assets/style.css">
 <main class="refusal"><h1>This terminal needs its token</h1>
-<p>Open the address that the server printed when it started. It holds a token that works once, so that no other page or
-program on this machine can use the terminal.</p><p>Used it already? The server prints the next one each time a token is used.</p></main></html>
+<p>Open the address that the server printed when it started. It holds a token that works once, so that no
+other page or program on this machine can use the terminal.</p>
+<p>Used it already? The server prints the next one each time a token is used.</p></main></html>
 """
 
 
@@ -66,7 +68,8 @@ class Pages:
         ]
 
     def index(self, websocket_origin: str, *, keep_alive: bool, head_only: bool) -> bytes:
-        """Return the page itself; `websocket_origin` (`ws://host:port`) is where its script may connect to."""
+        """Return the page itself; `websocket_origin` (`ws://host:port`) is where its script may connect
+        to."""
         headers = [*self._headers(websocket_origin), ("Cache-Control", "no-store")]
         asset = self._index
         return response(
@@ -81,7 +84,8 @@ class Pages:
         )
 
     def asset(self, path: str, tag: str | None, *, keep_alive: bool, head_only: bool) -> bytes | None:
-        """Return the response for an asset (304 when the client has it already), or None when there is none."""
+        """Return the response for an asset (304 when the client has it already), or None when there is
+        none."""
         asset = self._assets.get(path)
         if asset is None:
             return None

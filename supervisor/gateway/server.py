@@ -1,7 +1,8 @@
 """The port: accept, read a head, and send each visitor where they belong.
 
-One port serves the page, `/health` and the WebSocket. Every connection is a task of its own whose errors end that connection
-and nothing else. Nobody gets past the head without a Host header of ours, which is what defeats DNS rebinding.
+One port serves the page, `/health` and the WebSocket. Every connection is a task of its own whose errors end
+that connection and nothing else. Nobody gets past the head without a Host header of ours, which is what
+defeats DNS rebinding.
 """
 
 import json
@@ -10,8 +11,8 @@ from http import HTTPStatus
 
 import trio
 
-from supervisor.admission.origin import host_allowed, origin_allowed
-from supervisor.admission.token import set_cookie_header
+from supervisor.admission.origin import host_allowed, invalid_entries, origin_allowed
+from supervisor.admission.token import set_cookie
 from supervisor.errors import ConfigurationError
 from supervisor.gateway.ably import AblySpeaker
 from supervisor.gateway.house import House
@@ -19,10 +20,11 @@ from supervisor.gateway.http import HeadReader, HttpError, Request, response
 from supervisor.gateway.pages import Pages
 from supervisor.gateway.stream import MeteredStream
 from supervisor.gateway.tls import Tls
-from supervisor.gateway.v1 import SUBPROTOCOL, V1Speaker
+from supervisor.gateway.v1 import V1Speaker
 from supervisor.gateway.viewer import Speaker, converse
 from supervisor.gateway.websocket import accept_websocket
 from supervisor.observability.log import get_logger
+from supervisor.protocol.v1 import SUBPROTOCOL
 
 log = get_logger(__name__)
 
@@ -41,6 +43,8 @@ class Gateway:
         self.house = house
         self.settings = house.settings
         self.pages = pages
+        if problems := invalid_entries(self.settings):
+            raise ConfigurationError("bad settings:\n  " + "\n  ".join(problems))
         self.tls = (
             Tls(self.settings.tls_certificate, self.settings.tls_key)
             if self.settings.tls_certificate
@@ -175,11 +179,11 @@ class Gateway:
             if token is not None and not head_only and (cookie := self.house.redeem(token)):
                 headers = [
                     ("Location", "/"),
-                    ("Set-Cookie", set_cookie_header(self.house.port, cookie, secure=self.tls is not None)),
+                    ("Set-Cookie", set_cookie(cookie, self.house.port, tls=self.house.tls)),
                     ("Cache-Control", "no-store"),
                 ]
                 return response(HTTPStatus.SEE_OTHER, headers=headers, keep_alive=keep_alive)
-            if self.house.visitor(request) is None:
+            if not self.house.has_token(request):
                 return self.pages.refusal(websocket_origin, head_only=head_only)
         return self.pages.index(websocket_origin, keep_alive=keep_alive, head_only=head_only)
 
@@ -194,7 +198,8 @@ class Gateway:
     # ------------------------------------------------------------------ WebSocket
 
     def _check_upgrade(self, request: Request) -> None:
-        """Raise HttpError unless the upgrade is well formed (RFC 6455, section 4.2.1) and from a page that may ask."""
+        """Raise HttpError unless the upgrade is well formed (RFC 6455, section 4.2.1) and from a page that
+        may ask."""
         host = self._checked_host(request)
         if request.method != "GET" or request.minor_version < 1 or not request.header("sec-websocket-key"):
             raise HttpError(HTTPStatus.BAD_REQUEST, "This is not a WebSocket handshake.")

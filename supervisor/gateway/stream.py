@@ -1,9 +1,10 @@
 """The stream that the WebSocket library reads: the request head again, then the wire, within an allowance.
 
-Two things the library leaves to its caller are done here. It loses bytes that arrive between the request and its own answer, so
-nothing is handed on before `release`. And it bounds a message by characters, whole, and only once it is complete, so this stream
-counts bytes and stops at the allowance that the reader last granted: before authentication a small one, afterwards a message's
-worth, renewed with every message. Endless fragments, empty ones too, end there.
+Two things the library leaves to its caller are done here. It loses bytes that arrive between the request and
+its own answer, so nothing is handed on before `release`. And it bounds a message by characters, whole, and
+only once it is complete, so this stream
+counts bytes and stops at the allowance that the reader last granted: before authentication a small one,
+afterwards a message's worth, renewed with every message. Endless fragments, empty ones too, end there.
 """
 
 import trio

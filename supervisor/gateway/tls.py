@@ -1,7 +1,8 @@
 """Native TLS: certificate files, loaded at start and again when they change.
 
-A renewed certificate is picked up without a restart. Files that do not fit together keep the old certificate in use and are
-reported, because a renewal that is half written is normal and a listener without a certificate is not.
+A renewed certificate is picked up without a restart. Files that do not fit together keep the old certificate
+in use and are reported, because a renewal that is half written is normal and a listener without a certificate
+is not.
 """
 
 import ssl
@@ -62,6 +63,6 @@ class Tls:
             context.load_cert_chain(self._certificate, self._key)
         except (OSError, ssl.SSLError) as error:
             raise ConfigurationError(
-                f"TLS_CERTIFICATE_FILE={self._certificate}, TLS_KEY_FILE={self._key or '(in the same file)'}: {error}"
+                f"TLS_CERTIFICATE_FILE={self._certificate}, TLS_KEY_FILE={self._key or '(same file)'}: {error}"
             ) from error
         return context

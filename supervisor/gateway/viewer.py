@@ -1,7 +1,8 @@
-"""A client's dialogue, whichever protocol it speaks: authenticate, attach to a session, pump, say why it ends.
+"""A client's dialogue, whichever protocol it speaks: authenticate, attach to a session, pump, say why it
+ends.
 
-The order of events is the same for all; a `Speaker` knows the words. Input and output are two tasks, so that a paste cannot hold up
-the output that it causes; only the output task (and the farewell after it) writes.
+The order of events is the same for all; a `Speaker` knows the words. Input and output are two tasks, so that
+a paste cannot hold up the output that it causes; only the output task (and the farewell after it) writes.
 """
 
 from typing import Protocol
@@ -14,7 +15,8 @@ from supervisor.gateway.house import House, Identity
 from supervisor.gateway.websocket import ConnectionClosed, WebSocket
 from supervisor.observability.log import get_logger
 from supervisor.protocol.closing import EndReason, reason_for
-from supervisor.session.attachment import Attachment, Ended, Event, Role
+from supervisor.protocol.v1 import Role
+from supervisor.session.attachment import Attachment, Ended, Event
 from supervisor.session.session import Session
 
 log = get_logger(__name__)
@@ -52,6 +54,15 @@ class Speaker(Protocol):
 
     async def hear(self, message: str | bytes, attachment: Attachment) -> None:
         """Act on a later message."""
+        ...
+
+    def held_until(self) -> float:
+        """Return the time at which `release` wants to be called because input waits for its rest (infinite
+        when none does)."""
+        ...
+
+    async def release(self, attachment: Attachment) -> None:
+        """Pass on the input that waited."""
         ...
 
     async def frames(self, event: Event) -> list[str | bytes]:
@@ -135,7 +146,8 @@ async def _dialogue(websocket: WebSocket, speaker: Speaker, house: House) -> End
 
 
 class _Attached:
-    """Lets the listener wait until there is a session to type into, reading ahead meanwhile to notice a client that goes."""
+    """Lets the listener wait until there is a session to type into, reading ahead meanwhile to notice a
+    client that goes."""
 
     def __init__(self) -> None:
         self.done = trio.Event()
@@ -153,8 +165,10 @@ class _Attached:
 
 async def _listen(websocket: WebSocket, speaker: Speaker, attached: _Attached) -> None:
     while True:
+        message: str | bytes | None = None
         try:
-            message = await websocket.receive()
+            with trio.move_on_at(speaker.held_until()):
+                message = await websocket.receive()
         except ConnectionClosed as closed:
             if (
                 attached.done.is_set()
@@ -163,7 +177,11 @@ async def _listen(websocket: WebSocket, speaker: Speaker, attached: _Attached) -
             ):
                 (await attached.attachment()).session.end(EndReason.LEFT)
             raise
-        await speaker.hear(message, await attached.attachment())
+        attachment = await attached.attachment()
+        if message is None:
+            await speaker.release(attachment)
+        else:
+            await speaker.hear(message, attachment)
 
 
 async def _tell(websocket: WebSocket, speaker: Speaker, attachment: Attachment) -> Ended:
@@ -178,7 +196,8 @@ async def _tell(websocket: WebSocket, speaker: Speaker, attachment: Attachment) 
 
 
 def _principal(error: Exception) -> Exception:
-    """Of several errors at once return the one that explains the others: a refusal before a breach before a lost connection."""
+    """Of several errors at once return the one that explains the others: a refusal before a breach before a
+    lost connection."""
     if not isinstance(error, ExceptionGroup):
         return error
     leaves = [_principal(each) for each in error.exceptions]

@@ -1,8 +1,9 @@
-"""One WebSocket as the viewers use it: whole messages in, one writer out, a heartbeat, and an end that cannot hang.
+"""One WebSocket as the viewers use it: whole messages in, one writer out, a heartbeat, and an end that cannot
+hang.
 
-trio-websocket does the framing. What it leaves open is closed here: a send that stalls ends the connection (a cancelled send
-leaves half a frame behind, after which nothing may follow); the close handshake has a deadline; silence is probed with protocol
-pings, which browsers answer even when their page is frozen.
+trio-websocket does the framing. What it leaves open is closed here: a send that stalls ends the connection (a
+cancelled send leaves half a frame behind, after which nothing may follow); the close handshake has a
+deadline; silence is probed with protocol pings, which browsers answer even when their page is frozen.
 """
 
 from collections.abc import AsyncIterator
@@ -70,7 +71,8 @@ class WebSocket:
 
         Raises:
             trio_websocket.ConnectionClosed: the peer is gone.
-            SessionRefusedError: it took nothing for the stall timeout (`slow_consumer`); the connection is dead then.
+            SessionRefusedError: it took nothing for the stall timeout (`slow_consumer`); the connection is
+                dead then.
         """
         with trio.move_on_after(self._settings.stall_timeout) as scope:
             await self._connection.send_message(message)

@@ -1,8 +1,8 @@
 """The seam between a session and what it runs in: a `Terminal`, leased from a `SandboxProvider`.
 
-A session knows nothing of containers, sockets or engines: it reads, writes, resizes and closes. A provider knows nothing of
-viewers. Three terminals exist: one over the lifeline's PTY descriptor, one over the engine's attach stream, one over a plain
-PTY on this host.
+A session knows nothing of containers, sockets or engines: it reads, writes, resizes and closes. A provider
+knows nothing of viewers. Three terminals exist: one over the lifeline's PTY descriptor, one over the engine's
+attach stream, one over a plain PTY on this host.
 """
 
 from contextlib import AbstractAsyncContextManager
@@ -34,7 +34,8 @@ class LeaseRequest:
     Attributes:
         session_id: public name of the session, for labels and logs.
         command: argument vector; empty means the provider's default command.
-        environment: variables of the command, credentials among them: never shown, logged or handed to the engine.
+        environment: variables of the command, credentials among them: never shown, logged or handed to the
+            engine.
         cols, rows: size of the window before the command's first instruction.
         lifetime: seconds after which the sandbox ends itself, whatever has become of the supervisor.
         hangup_grace: seconds between a hang-up and the end of whoever ignores it.
@@ -52,14 +53,16 @@ class LeaseRequest:
 class Terminal(Protocol):
     """Bytes to and from one running command.
 
-    One task may receive while another sends; two tasks in the same method are an error (`trio.BusyResourceError`).
+    One task may receive while another sends; two tasks in the same method are an error
+    (`trio.BusyResourceError`).
 
-    Error handling: after `aclose` every method raises `trio.ClosedResourceError`. When the world breaks the terminal,
-    `trio.BrokenResourceError` with the cause attached.
+    Error handling: after `aclose` every method raises `trio.ClosedResourceError`. When the world breaks the
+    terminal, `trio.BrokenResourceError` with the cause attached.
     """
 
     async def receive_some(self, max_bytes: int = 65536) -> bytes:
-        """Return 1 to `max_bytes` bytes of output, or `b""` once all output has been returned and the command has ended."""
+        """Return 1 to `max_bytes` bytes of output, or `b""` once all output has been returned and the command
+        has ended."""
         ...
 
     async def send_all(self, data: bytes) -> None:
@@ -71,7 +74,8 @@ class Terminal(Protocol):
         ...
 
     async def wait_closed(self) -> ExitStatus:
-        """Wait for the end of the command and return its status; never before its last output can be received.
+        """Wait for the end of the command and return its status; never before its last output can be
+        received.
 
         Raises:
             trio.BrokenResourceError: the sandbox vanished without telling a status.
@@ -99,8 +103,8 @@ class SandboxProvider(Protocol):
     def lease(self, request: LeaseRequest) -> AbstractAsyncContextManager[Terminal]:
         """Start a sandbox, run the command, and take all of it away again on leaving, by any path.
 
-        Resource handling: leaving closes the terminal, ends the sandbox and removes it, shielded and with a deadline;
-        what could not be removed in time stays registered for cleanup and is retried.
+        Resource handling: leaving closes the terminal, ends the sandbox and removes it, shielded and with a
+        deadline; what could not be removed in time stays registered for cleanup and is retried.
 
         Raises:
             SandboxError: it could not be started, or is not as the policy asks (`HardeningError`).

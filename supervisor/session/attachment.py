@@ -1,26 +1,25 @@
 """A viewer's place in a session's output: an offset, a window, and the notices that are meant for it.
 
-Viewers pull. An attachment owns no buffer: output is read from the session's scrollback at the viewer's own offset, so a frozen viewer
-costs what one frame costs, and a slow one can fall behind without anybody else noticing. What is told to a viewer besides output
-(warnings, answers, the end) is a short queue of events.
+Viewers pull. An attachment owns no buffer: output is read from the session's scrollback at the viewer's own
+offset, so a frozen viewer costs what one frame costs, and a slow one can fall behind without anybody else
+noticing. What is told to a viewer besides output (warnings, answers, the end) is a short queue of events.
 """
 
 import math
 from collections import deque
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 import trio
 
 from supervisor.errors import PeerError, SessionRefusedError
 from supervisor.protocol.closing import EndReason
+from supervisor.protocol.v1 import Role, TimeoutKind, Window
 from supervisor.sandbox.terminal import ExitStatus
 
 if TYPE_CHECKING:
     from supervisor.session.session import Session
 
-Role = Literal["writer", "viewer"]
-TimeoutKind = Literal["idle", "maxDuration"]
 MAX_EVENTS = (
     64  # events that may wait for a viewer; a client that provokes more than it reads is breaking the rules
 )
@@ -89,37 +88,28 @@ class Attachment:
     One task calls `next_event`; the others may be called from any task.
 
     Attributes:
-        offset: the next byte that `next_event` will return.
-        acknowledged: the byte up to which the client has shown the output; moves with `offset` for clients that do not acknowledge.
+        window: what has been sent and acknowledged; without acknowledgements, asking for the next piece
+            acknowledges the last.
     """
 
     def __init__(self, session: "Session", offset: int, window: int, role: Role, acknowledges: bool) -> None:
         self.session = session
         self.role = role
-        self.window = window
+        self.window = Window(window, offset)
         self.acknowledges = acknowledges
-        self.offset = offset
-        self.acknowledged = offset
         self._events: deque[Event] = deque()
         self._wake = trio.lowlevel.ParkingLot()
         self._end: Ended | None = None
         self._stalled_at: float | None = None
 
     def __repr__(self) -> str:
-        return f"<Attachment {self.role} at {self.offset}, acknowledged {self.acknowledged}, {len(self._events)} events>"
+        return f"<Attachment {self.role} {self.window!r} {len(self._events)} events>"
 
     @property
-    def lag(self) -> int:
-        """Bytes of output that the client has not shown yet."""
-        return self.session.scrollback.end - self.acknowledged
-
-    @property
-    def waits_for_client(self) -> bool:
-        """Whether nothing more may be sent until the client acknowledges."""
-        return self._room() <= 0
-
-    def _room(self) -> int:
-        return self.acknowledged + self.window - self.offset if self.acknowledges else self.window
+    def is_behind(self) -> bool:
+        """Whether the client has a whole window of output still to show."""
+        waiting = self.session.scrollback.end - self.window.sent
+        return waiting + self.window.unacknowledged >= self.window.size
 
     def acknowledge(self, offset: int) -> None:
         """Note that the client has shown everything before `offset`; offsets that go back change nothing.
@@ -127,10 +117,7 @@ class Attachment:
         Raises:
             PeerError: the client acknowledges what it has not been sent.
         """
-        if offset > self.offset:
-            raise PeerError("acknowledged output that was not sent")
-        if offset > self.acknowledged:
-            self.acknowledged = offset
+        if self.window.on_ack(offset):
             self._stalled_at = None
             self.wake()
             self.session.room_may_have_come()
@@ -153,7 +140,8 @@ class Attachment:
         self.wake()
 
     def end(self, ended: Ended) -> None:
-        """Let this viewer go: `Ended` comes after the events and, if the command ended by itself, after all output. First call wins."""
+        """Let this viewer go: `Ended` comes after the events and, if the command ended by itself, after all
+        output. First call wins."""
         if self._end is None:
             self._end = ended
             self.wake()
@@ -166,7 +154,8 @@ class Attachment:
         """Return the next thing to tell the client; waits for one. After `Ended` it may not be called again.
 
         Raises:
-            SessionRefusedError: output waits, and the client has acknowledged nothing for the stall timeout (`slow_consumer`).
+            SessionRefusedError: output waits, and the client has acknowledged nothing for the stall timeout
+                (`slow_consumer`).
         """
         await trio.lowlevel.checkpoint()
         while True:
@@ -176,7 +165,7 @@ class Attachment:
                 return self._end
             if event := self._next_output(max_bytes):
                 return event
-            if self._end is not None and self.offset == self.session.scrollback.end:
+            if self._end is not None and self.window.sent == self.session.scrollback.end:
                 return self._end
             with trio.CancelScope(deadline=self._stall_deadline()) as stall:
                 await self._wake.park()
@@ -185,27 +174,24 @@ class Attachment:
 
     def _stall_deadline(self) -> float:
         """When a client that holds up its own output is given up; never, while it does not."""
-        if not self.waits_for_client:
+        if self.window.allowance > 0:
             return math.inf
         if self._stalled_at is None:
             self._stalled_at = trio.current_time()
         return self._stalled_at + self.session.settings.stall_timeout
 
     def _next_output(self, max_bytes: int) -> Output | Gap | None:
-        scrollback = self.session.scrollback
-        if self.offset < scrollback.start:
-            gap = Gap(self.offset, scrollback.start)
-            self.offset = scrollback.start
-            self.acknowledged = max(self.acknowledged, self.offset)
-            return gap
-        allowed = min(max_bytes, self._room())
-        if allowed <= 0 or self.offset == scrollback.end:
-            return None
-        data = scrollback.read(self.offset, allowed)
-        event = Output(self.offset, data)
-        self.offset += len(data)
-        if not self.acknowledges:
-            # The client took everything before this piece, or the caller would not ask for more.
-            self.acknowledged = event.offset
+        scrollback, window = self.session.scrollback, self.window
+        if not self.acknowledges and window.on_ack(window.sent):
+            # The client took what it was sent, or the caller would not ask for more.
             self.session.room_may_have_come()
+        if window.sent < scrollback.start:
+            gap = Gap(window.sent, scrollback.start)
+            window.on_gap(gap.end)
+            return gap
+        data = scrollback.read(window.sent, min(max_bytes, window.allowance))
+        if not data:
+            return None
+        event = Output(window.sent, data)
+        window.on_sent(len(data))
         return event

@@ -1,7 +1,7 @@
 """Timeouts that can be postponed, each with a warning first.
 
-A clock sleeps until the moment that matters instead of polling: moving its deadline costs an assignment, which is why
-every keystroke may do it.
+A clock sleeps until the moment that matters instead of polling: moving its deadline costs an assignment,
+which is why every keystroke may do it.
 """
 
 from collections.abc import Callable
@@ -39,10 +39,11 @@ class Countdown:
             self._moved.set()
 
     async def run(self, on_warning: Callable[[], None], on_cleared: Callable[[], None]) -> None:
-        """Return when the countdown has run out. Calls `on_warning` before, `on_cleared` when a restart came in time."""
+        """Return when the countdown has run out. Calls `on_warning` before, `on_cleared` when a restart came
+        in time."""
         while True:
-            while (warn_at := self.deadline - self.warning) > trio.current_time():
-                await trio.sleep_until(warn_at)
+            while (warn_at := self.deadline - self.warning) > trio.current_time():  # noqa: ASYNC110 - see below
+                await trio.sleep_until(warn_at)  # a restart may have moved it meanwhile
             if self.warning > 0:
                 self.warned = True
                 self._moved = trio.Event()

@@ -4,8 +4,9 @@
 class TokenBucket:
     """Allows `rate` units per second on average and `burst` units at once.
 
-    `charge` always succeeds and returns the delay after which the charge is paid; a charge larger than the burst is
-    paid by waiting longer, so that one large paste passes whole. Time is given by the caller (`trio.current_time()`).
+    `charge` always succeeds and returns the delay after which the charge is paid; a charge larger than the
+    burst is paid by waiting longer, so that one large paste passes whole. Time is given by the caller
+    (`trio.current_time()`).
     """
 
     def __init__(self, rate: float, burst: float, now: float) -> None:
@@ -20,7 +21,8 @@ class TokenBucket:
         return f"<TokenBucket {self._tokens:.0f} of {self.burst:g}, {self.rate:g}/s>"
 
     def charge(self, amount: float, now: float) -> float:
-        """Take `amount` units at time `now`; return the seconds to wait before going on (0 when there was enough)."""
+        """Take `amount` units at time `now`; return the seconds to wait before going on (0 when there was
+        enough)."""
         elapsed = max(0.0, now - self._at)
         self._at = max(self._at, now)
         self._tokens = min(self.burst, self._tokens + elapsed * self.rate) - amount

@@ -15,7 +15,8 @@ from supervisor.settings import Settings
 class SessionRegistry:
     """Creates sessions in a nursery of its own and finds them again.
 
-    Resource handling: a session lives in `nursery`; cancelling it ends all sessions, each giving its sandbox back.
+    Resource handling: a session lives in `nursery`; cancelling it ends all sessions, each giving its sandbox
+        back.
     """
 
     def __init__(self, settings: Settings, provider: SandboxProvider, nursery: trio.Nursery) -> None:
@@ -64,7 +65,8 @@ class SessionRegistry:
         """Return the live session of that id, or None when there is none.
 
         Raises:
-            SessionRefusedError: it belongs to other credentials. Its text is that of bad credentials, so that it
+            SessionRefusedError: it belongs to other credentials. Its text is that of bad credentials, so that
+                it
                 does not tell that the session exists.
         """
         session = self._sessions.get(session_id)

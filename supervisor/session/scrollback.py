@@ -1,8 +1,9 @@
 """The output that a session keeps: a window over an endless byte stream, addressed by absolute offsets.
 
-Bytes are numbered from 0 in the order in which the program wrote them. The newest `capacity` bytes can be read again, by any number of
-readers, each at its own offset; that one store serves scrollback, resume and every viewer's backlog, so that a viewer costs no
-buffer of its own. Blocks are allocated as output arrives: an idle session costs next to nothing.
+Bytes are numbered from 0 in the order in which the program wrote them. The newest `capacity` bytes can be
+read again, by any number of readers, each at its own offset; that one store serves scrollback, resume and
+every viewer's backlog, so that a viewer costs no buffer of its own. Blocks are allocated as output arrives:
+an idle session costs next to nothing.
 """
 
 from collections import deque

@@ -1,11 +1,11 @@
 """A session: one scope that owns a sandbox, its pumps and its clocks, whoever watches.
 
-`Session.run` is that scope. Leaving it, by any path, takes the terminal's lease with it. Output goes PTY → scrollback → each viewer's own
-pace; input goes viewers → limiter → PTY. A session outlives its connections, which is what makes resume work; it never outlives
-its maximum duration.
+`Session.run` is that scope. Leaving it, by any path, takes the terminal's lease with it. Output goes PTY →
+scrollback → each viewer's own pace; input goes viewers → limiter → PTY. A session outlives its connections,
+which is what makes resume work; it never outlives its maximum duration.
 
-Pacing: the program is held back by the *fastest* viewer, so that a slow one delays nobody; when nobody watches, it runs freely
-into the scrollback.
+Pacing: the program is held back by the *fastest* viewer, so that a slow one delays nobody; when nobody
+watches, it runs freely into the scrollback.
 """
 
 import secrets
@@ -17,14 +17,13 @@ import trio
 from supervisor.errors import SandboxError
 from supervisor.observability.log import get_logger
 from supervisor.protocol.closing import EndReason
+from supervisor.protocol.v1 import Role, TimeoutKind
 from supervisor.sandbox.terminal import ExitStatus, LeaseRequest, SandboxProvider, Terminal
 from supervisor.session.attachment import (
     Attachment,
     Attendance,
     Ended,
     Event,
-    Role,
-    TimeoutKind,
     TimeoutWarning,
     TimeoutWarningCleared,
 )
@@ -37,7 +36,7 @@ from supervisor.settings import Settings
 log = get_logger(__name__)
 
 READ_SIZE = 64 * 1024  # bytes taken from the terminal at once
-INPUT_PIECE = 4096  # bytes typed at once: what a PTY takes without waiting, so the limiter and cancellation stay fine-grained
+INPUT_PIECE = 4096  # bytes typed at once: what a PTY takes without waiting
 FIRST_VIEWER_GRACE = 10.0  # seconds for the viewer that asked for the session to attach
 LIFETIME_MARGIN = (
     60.0  # seconds that a sandbox's own deadline lies behind ours, so that it only counts when we hang
@@ -126,8 +125,8 @@ class Session:
     ) -> None:
         """Live from the lease of a sandbox to its return; `task_status.started()` once the user can type.
 
-        Error handling: before `started`, errors go to the caller (`SandboxError`); after it, they end this session
-        and are logged, never raised.
+        Error handling: before `started`, errors go to the caller (`SandboxError`); after it, they end this
+        session and are logged, never raised.
         """
         try:
             with self._scope:
@@ -200,7 +199,7 @@ class Session:
                 attachment.wake()
 
     def _all_viewers_lag(self) -> bool:
-        return bool(self._attachments) and all(a.lag >= a.window for a in self._attachments)
+        return bool(self._attachments) and all(a.is_behind for a in self._attachments)
 
     def room_may_have_come(self) -> None:
         """Let the output pump look again whether it may go on."""

@@ -4,7 +4,8 @@ from enum import IntEnum
 
 
 class SessionState(IntEnum):
-    """CREATED: registered. STARTING: a sandbox is being leased. READY: the user has a terminal. ENDING: the sandbox goes. CLOSED: it is gone."""
+    """CREATED: registered. STARTING: a sandbox is being leased. READY: the user has a terminal. ENDING: the
+    sandbox goes. CLOSED: it is gone."""
 
     CREATED = 0
     STARTING = 1

@@ -1,0 +1,1 @@
+"""Public helpers for tests: terminals without programs, and cancellation at every checkpoint."""

@@ -1,4 +1,5 @@
-"""Terminals without programs: the test plays the program. For sessions, gateways and clients under virtual time."""
+"""Terminals without programs: the test plays the program. For sessions, gateways and clients under virtual
+time."""
 
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager

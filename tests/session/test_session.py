@@ -176,7 +176,7 @@ async def test_acknowledging_the_unsent_is_a_breach(autojump_clock: trio.abc.Clo
     async with stage() as s:
         session, _ = await s.start()
         viewer = watch(session)
-        with pytest.raises(PeerError, match="not sent"):
+        with pytest.raises(PeerError, match="more output than was sent"):
             viewer.acknowledge(1)
         viewer.acknowledge(0)
 
@@ -196,7 +196,7 @@ async def test_idle_warns_then_ends_and_only_keys_postpone(autojump_clock: trio.
         viewer = watch(session)
         begin = trio.current_time()
         await terminal.print(b"output is no activity")
-        assert await until(viewer, TimeoutWarning) == TimeoutWarning("idle", pytest.approx(60.0))
+        assert await until(viewer, TimeoutWarning) == TimeoutWarning("idle", 60.0)
         assert trio.current_time() - begin == pytest.approx(540)
         await session.type(b"\x1b[1;1R", is_activity=False)
         await trio.testing.wait_all_tasks_blocked()

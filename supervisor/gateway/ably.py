@@ -1,0 +1,163 @@
+"""The words of the existing web client: text frames for everything, control messages marked by a prefix, no
+acknowledgements.
+
+The client's oddities are met here and in `supervisor.protocol.ably`: the opener that it swallows, the order
+of its first messages, the size that it tells only when its terminal is asked for it, output that must not
+look like a control message.
+"""
+
+import math
+
+import trio
+
+from supervisor.gateway.house import House, Presented
+from supervisor.gateway.http import Request
+from supervisor.gateway.v1 import warning_text
+from supervisor.gateway.viewer import Opening
+from supervisor.protocol import ably
+from supervisor.protocol.answers import is_automatic
+from supervisor.protocol.closing import CLOSINGS, EndReason, close_reason
+from supervisor.protocol.messages import Ignored, Input, Json, Resize
+from supervisor.protocol.output import OutputEncoder
+from supervisor.protocol.replay import sanitize_replay
+from supervisor.protocol.sizeprobe import REQUEST, SizeProbe
+from supervisor.session.attachment import Answer, Attachment, Ended, Event, Gap, Output, TimeoutWarning
+from supervisor.session.limiter import TokenBucket
+from supervisor.session.session import Session
+
+FLUSH_AFTER = 0.1  # seconds that an incomplete code point waits for its rest
+LEAVING_REASONS = frozenset({"user-closed-primary", "user-closed-secondary", "manual-reconnect"})
+LEAVING_CODES = frozenset({4002, 4003})
+
+
+class AblySpeaker:
+    """One connection's side of the protocol."""
+
+    acknowledges = False
+
+    def __init__(self, house: House, request: Request) -> None:
+        self._house = house
+        self._request = request
+        self._prefixed = house.settings.control_format != "plain"
+        self._encoder = OutputEncoder(plain=not self._prefixed)
+        now = trio.current_time()
+        self._probe = SizeProbe(now)
+        self._pace = TokenBucket(house.settings.unacknowledged_rate, house.settings.output_window, now)
+
+    def _control(self, message: dict[str, Json]) -> str:
+        return ably.control(message, prefixed=self._prefixed)
+
+    def greeting(self) -> list[str | bytes]:
+        """Say `connecting`, in the form that may be understood: how the client likes it is not known yet."""
+        return (
+            [self._control(ably.status("connecting"))]
+            if self._house.settings.control_format != "auto"
+            else []
+        )
+
+    def authenticate(self, message: str | bytes) -> Opening:
+        """Take the authentication message."""
+        auth = ably.parse_auth(message)
+        if self._house.settings.control_format == "auto":
+            self._prefixed = auth.has_config
+            self._encoder = OutputEncoder(plain=not self._prefixed)
+        presented = Presented(
+            auth.config, auth.signature, auth.api_key, auth.access_token, None, auth.environment
+        )
+        return Opening(self._house.identify(presented, self._request), auth.session_id, 80, 24)
+
+    def attach(self, session: Session, resumed: bool) -> tuple[Attachment, list[str | bytes]]:
+        """`connected`, `hello`, the opener, then history and the question for the window's size."""
+        offset, history = 0, b""
+        if resumed:
+            start, end = session.scrollback.start, session.scrollback.end
+            replay = sanitize_replay(session.scrollback.read(start, end - start), trimmed=start > 0)
+            offset, history = start + replay.live_offset, b"\x1bc" + replay.data
+            # One of several connections with the same id is the newest; the others give up, or they would
+            # take the session from each other for ever.
+            session.replace(lambda attachment: not attachment.acknowledges)
+        attachment = session.attach(
+            offset=offset, window=self._house.settings.output_window, role="writer", acknowledges=False
+        )
+        self._probe = SizeProbe(trio.current_time())
+        notice = b"" if self._house.provider.isolated else b"[no isolation: a plain process of the host]\r\n"
+        text = self._encoder.encode(history) + self._encoder.flush() + self._encoder.encode(notice + REQUEST)
+        return attachment, [
+            self._control(ably.status("connecting")),
+            self._control(ably.status("connected")),
+            self._control(ably.hello(session.id)),
+            ably.OPENER,
+            text,
+        ]
+
+    async def hear(self, message: str | bytes, attachment: Attachment) -> None:
+        """Everything that is not a known control message is typed."""
+        heard = ably.parse_message(message) if isinstance(message, str) else Input(message)
+        match heard:
+            case Resize(cols, rows):
+                attachment.session.resize(cols, rows)
+            case Input(data):
+                data, size = self._probe.feed(data, trio.current_time())
+                if size is not None:
+                    attachment.session.resize(*size)
+                await self._type(data, attachment)
+            case Ignored():
+                pass
+
+    async def _type(self, data: bytes, attachment: Attachment) -> None:
+        if data:
+            await attachment.session.type(data, is_activity=not is_automatic(data))
+
+    def held_until(self) -> float:
+        """When what may be the beginning of the size probe's answer has waited long enough."""
+        return math.inf if self._probe.held_until is None else self._probe.held_until
+
+    async def release(self, attachment: Attachment) -> None:
+        """It was a key after all."""
+        await self._type(self._probe.release(), attachment)
+
+    async def frames(self, event: Event) -> list[str | bytes]:
+        """Output as text at the pace that xterm.js can take; warnings as a line in the terminal, too."""
+        match event:
+            case Output():
+                await trio.sleep(self._pace.charge(len(event.data), trio.current_time()))
+                text = self._encoder.encode(event.data)
+                return [text] if text else []
+            case Gap():
+                return [self._line(f"{event.end - event.start} bytes of output were left out")]
+            case TimeoutWarning():
+                text = warning_text(event)
+                return [self._control(ably.status("warning", text)), self._line(text)]
+            case Answer():
+                return [event.text]
+            case _:
+                return []
+
+    def _line(self, text: str) -> str:
+        return self._encoder.encode(f"\r\n[{text}]\r\n".encode())
+
+    def quiet_after(self) -> float:
+        """Soon, while the beginning of a code point is held back."""
+        return FLUSH_AFTER if self._encoder.pending else math.inf
+
+    def flush(self) -> list[str | bytes]:
+        """What was held back, as it is."""
+        text = self._encoder.flush()
+        return [text] if text else []
+
+    def farewell(self, ended: Ended, message: str | None) -> list[str | bytes]:
+        """The status that the client shows, where it shall not resume by itself."""
+        status = ably.farewell(ended.reason, message)
+        lines: list[str | bytes] = self.flush()
+        if ended.reason is EndReason.SHUTDOWN:
+            lines.append(self._line(CLOSINGS[ended.reason].message))
+        return [*lines, self._control(status)] if status else lines
+
+    def close_frame(self, reason: EndReason) -> tuple[int, str]:
+        """As in the table."""
+        closing = CLOSINGS[reason]
+        return closing.ably_code, close_reason(closing.ably_reason)
+
+    def is_leave(self, code: int, reason: str | None) -> bool:
+        """Whether the user closed the terminal, rather than losing the connection."""
+        return code in LEAVING_CODES or reason in LEAVING_REASONS

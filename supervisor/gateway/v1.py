@@ -1,0 +1,176 @@
+"""The words of `terminal-supervisor.v1` (docs/protocol-v1.md): binary for the terminal, JSON for control,
+absolute offsets."""
+
+import math
+
+from supervisor.errors import PeerError
+from supervisor.gateway.house import House, Presented
+from supervisor.gateway.http import Request
+from supervisor.gateway.viewer import Opening
+from supervisor.protocol import v1
+from supervisor.protocol.answers import is_automatic
+from supervisor.protocol.closing import CLOSINGS, EndReason, close_reason
+from supervisor.protocol.messages import Resize
+from supervisor.protocol.replay import sanitize_replay
+from supervisor.session.attachment import (
+    Answer,
+    Attachment,
+    Attendance,
+    Ended,
+    Event,
+    Gap,
+    Output,
+    TimeoutWarning,
+    TimeoutWarningCleared,
+)
+from supervisor.session.session import Session
+
+REPLAY_PIECE = 64 * 1024  # bytes per frame of history
+NO_ISOLATION = "No isolation: this terminal is a plain process of the host. Use it for development only."
+
+
+class V1Speaker:
+    """One connection's side of the protocol."""
+
+    acknowledges = True
+
+    def __init__(self, house: House, request: Request) -> None:
+        self._house = house
+        self._request = request
+        self._auth = v1.Auth()
+        self._size: Resize | None = None
+
+    def greeting(self) -> list[str | bytes]:
+        """Nothing: the client speaks first."""
+        return []
+
+    def authenticate(self, message: str | bytes) -> Opening:
+        """Take the `auth` message."""
+        auth = v1.parse_client_text(message) if isinstance(message, str) else None
+        if not isinstance(auth, v1.Auth):
+            raise PeerError("the first message must be auth")
+        presented = Presented(
+            auth.config, auth.signature, auth.api_key, auth.access_token, auth.token, auth.environment
+        )
+        identity = self._house.identify(presented, self._request)
+        self._auth = v1.Auth(offset=auth.offset, role=auth.role)  # the rest is not needed any more
+        self._size = auth.size
+        size = auth.size or Resize(80, 24)
+        return Opening(identity, auth.session_id, size.cols, size.rows)
+
+    def attach(self, session: Session, resumed: bool) -> tuple[Attachment, list[str | bytes]]:
+        """Say hello, and for an empty screen what the session has shown so far."""
+        settings = self._house.settings
+        offset, history = 0, b""
+        if resumed and self._auth.offset is not None:
+            offset = self._auth.offset
+            if offset > session.scrollback.end:
+                raise PeerError("asked for output that was not written yet")
+        elif resumed:
+            start, end = session.scrollback.start, session.scrollback.end
+            replay = sanitize_replay(session.scrollback.read(start, end - start), trimmed=start > 0)
+            offset, history = start + replay.live_offset, b"\x1bc" + replay.data
+        attachment = session.attach(
+            offset=offset, window=settings.output_window, role=self._auth.role, acknowledges=True
+        )
+        self._resize(attachment)
+        isolated = self._house.provider.isolated
+        hello = v1.hello(
+            session_id=session.id,
+            resumed=resumed,
+            role=self._auth.role,
+            offset=offset,
+            replay=len(history),
+            window=settings.output_window,
+            scrollback=settings.scrollback,
+            isolated=isolated,
+            notice=None if isolated else NO_ISOLATION,
+            idle_timeout=settings.idle_timeout,
+            max_duration=settings.max_duration,
+            ends_in=session.duration_clock.remaining,
+        )
+        pieces = [history[at : at + REPLAY_PIECE] for at in range(0, len(history), REPLAY_PIECE)]
+        return attachment, [hello, *pieces]
+
+    async def hear(self, message: str | bytes, attachment: Attachment) -> None:
+        """Input is binary; the rest are control messages."""
+        writes = attachment.role == "writer"
+        if isinstance(message, bytes):
+            if writes:
+                self._resize(attachment)  # the window of whoever types counts
+                await attachment.session.type(message, is_activity=not is_automatic(message))
+            return
+        match v1.parse_client_text(message):
+            case Resize() as size:
+                self._size = size
+                self._resize(attachment)
+            case v1.Ack(offset):
+                attachment.acknowledge(offset)
+            case v1.Ping() as ping:
+                attachment.post(Answer(v1.pong(ping)))
+            case v1.Leave() if writes:
+                attachment.session.end(EndReason.LEFT)
+            case v1.Auth():
+                raise PeerError("authenticated already")
+            case _:
+                pass
+
+    def held_until(self) -> float:
+        """Never: input does not wait."""
+        return math.inf
+
+    async def release(self, attachment: Attachment) -> None:
+        """Input does not wait."""
+
+    def _resize(self, attachment: Attachment) -> None:
+        if self._size and attachment.role == "writer":
+            attachment.session.resize(self._size.cols, self._size.rows)
+
+    async def frames(self, event: Event) -> list[str | bytes]:
+        """Output as it is; everything else by its message."""
+        match event:
+            case Output():
+                return [event.data]
+            case Gap():
+                return [v1.gap(event.start, event.end)]
+            case TimeoutWarning():
+                return [v1.warning(event.kind, event.seconds, warning_text(event))]
+            case TimeoutWarningCleared():
+                return [v1.warning_cleared(event.kind)]
+            case Attendance():
+                return [v1.viewers(writers=event.writers, viewers=event.viewers)]
+            case Answer():
+                return [event.text]
+            case Ended():
+                return []
+
+    def quiet_after(self) -> float:
+        """Never: nothing is held back."""
+        return math.inf
+
+    def flush(self) -> list[str | bytes]:
+        """Nothing is held back."""
+        return []
+
+    def farewell(self, ended: Ended, message: str | None) -> list[str | bytes]:
+        """`exit` for a command that ended, `error` for all else."""
+        if ended.status is not None:
+            return [v1.exited(ended.status.code, ended.status.signal)]
+        return [v1.error(ended.reason, message)]
+
+    def close_frame(self, reason: EndReason) -> tuple[int, str]:
+        """As in the table."""
+        closing = CLOSINGS[reason]
+        return closing.code, close_reason(closing.reason)
+
+    def is_leave(self, code: int, reason: str | None) -> bool:
+        """Never by its close: leaving has a message of its own."""
+        return False
+
+
+def warning_text(warning: TimeoutWarning) -> str:
+    """Return the sentence that a person reads before a timeout."""
+    seconds = round(warning.seconds)
+    if warning.kind == "idle":
+        return f"This session ends in {seconds} s because nothing is typed. Press a key to keep it."
+    return f"This session ends in {seconds} s: it reaches its maximum duration."
