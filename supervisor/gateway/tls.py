@@ -63,6 +63,6 @@ class Tls:
             context.load_cert_chain(self._certificate, self._key)
         except (OSError, ssl.SSLError) as error:
             raise ConfigurationError(
-                f"TLS_CERTIFICATE_FILE={self._certificate}, TLS_KEY_FILE={self._key or '(same file)'}: {error}"
+                f"TLS_CERTIFICATE_FILE={self._certificate}, TLS_KEY_FILE={self._key or '(same)'}: {error}"
             ) from error
         return context
