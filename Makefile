@@ -1,0 +1,29 @@
+# Everything behind these targets is in .ci/ and in `terminal-supervisor --help`; see README.md.
+.DEFAULT_GOAL := help
+.PHONY: help serve demo test check setup down clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: ## set everything up and run the server (needs, or as root installs, a Docker Engine)
+	@.ci/bootstrap serve && exec .venv/bin/terminal-supervisor serve
+
+demo:  ## the same page without containers: loopback only, NO ISOLATION
+	@.ci/bootstrap demo && exec .venv/bin/terminal-supervisor demo
+
+setup: ## set everything up, run nothing; the engine stays up until `make down`
+	@.ci/bootstrap serve && exec .venv/bin/terminal-supervisor setup
+
+test:  ## set everything up and run all tests
+	@.ci/bootstrap test && exec .venv/bin/python .ci/test $(PYTEST_ARGS)
+
+check: ## formatter, linter, two type checkers, the arrows between packages, shell scripts
+	@.ci/bootstrap check && exec .ci/check
+
+down:  ## end the engine of the project's own, if it runs; images stay
+	@[ ! -x .venv/bin/terminal-supervisor ] || exec .venv/bin/terminal-supervisor engine down
+
+clean: down ## down, and delete what set-up made: images, .venv, .state, the page's assets
+	@[ ! -x .venv/bin/terminal-supervisor ] || .venv/bin/terminal-supervisor engine delete
+	rm -rf .venv .state dist supervisor/gateway/page/node_modules supervisor/gateway/page/vendor
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

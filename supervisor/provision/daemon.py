@@ -1,0 +1,269 @@
+"""An engine of the project's own: where its files are, how it is started, ended, and told from other engines.
+
+It is `dockerd` with its own data root, exec root, pid file, socket, containerd namespace, bridge and address
+pool. It is started detached, in a session of its own, so that neither Ctrl-C nor a crash of the supervisor
+ends it; with `--live-restore`, so that a restart of it does not end containers.
+
+The bridge is made before the start and handed over by name. (The default would take docker0, and
+`--bridge=none` deletes docker0, whoever it belongs to.) Two engines in one network namespace rewrite each
+other's firewall rules when they start, so one is never started beside another (`other_engines`).
+"""
+
+import os
+from pathlib import Path
+
+import attrs
+
+from supervisor.errors import ConfigurationError
+from supervisor.provision import addresses
+from supervisor.provision.addresses import AddressPlan
+from supervisor.provision.host import CommandError, find_program, run
+from supervisor.provision.processes import ProcessInfo, all_processes, end_process, look_at, read_pid
+
+_COMMAND_DEADLINE = 30.0  # seconds, for `ip` and the launcher
+_END_GRACE = 30.0  # seconds; an engine without containers ends within one
+_LOG_LIMIT = 8 * 1024 * 1024  # bytes after which the log of earlier runs is set aside at a start
+_LOG_LINES = 12  # of the engine's last words, in errors
+
+# What the engine is told of this process's environment: how to reach registries, nothing else.
+_PASSED_ON = (
+    *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "TMPDIR"),
+)
+
+_DAEMON_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# The engine needs many descriptors, so it gets the hard limit. `setsid` does not fork here, so $! is the
+# engine's pid.
+_LAUNCHER = 'ulimit -n "$(ulimit -Hn)"; log=$1; shift; setsid "$@" </dev/null >>"$log" 2>&1 & echo $!'
+
+
+@attrs.frozen
+class EnginePaths:
+    """Everything about an engine that must be its own; all follows from these three.
+
+    Attributes:
+        data: its data root; images live here across restarts.
+        run: directory of socket, pid file, locks and exec root; needs to last only as long as the engine.
+        bridge: name of its default bridge (at most 15 characters).
+    """
+
+    data: Path = Path("/var/lib/terminal-supervisor/engine")
+    run: Path = Path("/run/terminal-supervisor/engine")
+    bridge: str = "ts-bridge0"
+
+    @property
+    def socket(self) -> Path:
+        """Its API socket."""
+        return self.run / "docker.sock"
+
+    @property
+    def url(self) -> str:
+        """Its socket, as DOCKER_HOST has it."""
+        return f"unix://{self.socket}"
+
+    @property
+    def exec_root(self) -> Path:
+        """Run-time state of containers."""
+        return self.run / "exec"
+
+    @property
+    def pid_file(self) -> Path:
+        """The engine's pid."""
+        return self.run / "engine.pid"
+
+    @property
+    def marker(self) -> Path:
+        """Holds the pid of the engine that set-up started; an engine started by hand has none, and is never
+        ended.
+        """
+        return self.run / "started-by-set-up"
+
+    @property
+    def start_lock(self) -> Path:
+        """Held, exclusively, by whoever starts or ends the engine."""
+        return self.run / "start.lock"
+
+    @property
+    def users_lock(self) -> Path:
+        """Held, shared, by whoever uses the engine."""
+        return self.run / "users.lock"
+
+    @property
+    def log(self) -> Path:
+        """What the engine says."""
+        return self.data.with_name(f"{self.data.name}.log")
+
+    @property
+    def address_file(self) -> Path:
+        """The addresses of the last start, so that the engine's networks keep theirs."""
+        return self.data.with_name(f"{self.data.name}-addresses.json")
+
+
+def command_line(paths: EnginePaths, plan: AddressPlan) -> list[str]:
+    """Return how the engine is started (dockerd(8)). Its socket is root's alone: who may use it is root."""
+    namespace = f"terminal-supervisor-{paths.bridge}"
+    return [
+        "dockerd",
+        f"--data-root={paths.data}",
+        f"--exec-root={paths.exec_root}",
+        f"--pidfile={paths.pid_file}",
+        f"--host={paths.url}",
+        "--group=root",
+        f"--bridge={paths.bridge}",
+        f"--default-address-pool=base={plan.pool},size=24",
+        f"--containerd-namespace={namespace}",
+        f"--containerd-plugins-namespace={namespace}-plugins",
+        "--live-restore",
+    ]
+
+
+def running_pid(paths: EnginePaths) -> int | None:
+    """Return the pid of the engine at `paths`, None when it does not run, whatever the pid file says."""
+    pid = read_pid(paths.pid_file)
+    info = look_at(pid) if pid is not None else None
+    return info.pid if info and _is_engine(info) and _names(info, str(paths.data)) else None
+
+
+def other_engines(paths: EnginePaths) -> list[ProcessInfo]:
+    """Return the engines in this network namespace that are not the one at `paths`."""
+    namespace = Path("/proc/self/ns/net").stat().st_ino
+    return [
+        info
+        for info in all_processes()
+        if _is_engine(info) and info.network_namespace == namespace and not _names(info, str(paths.data))
+    ]
+
+
+def _is_engine(info: ProcessInfo) -> bool:
+    return info.name == "dockerd"
+
+
+def _names(info: ProcessInfo, text: str) -> bool:
+    return any(text in argument for argument in info.arguments)
+
+
+async def launch(paths: EnginePaths) -> int:
+    """Start the engine and return its pid; it does not answer yet. What an earlier one left in the way is
+    removed.
+
+    Raises:
+        ConfigurationError: no address range is free, or the bridge could not be made.
+    """
+    for directory in (paths.run, paths.data.parent):
+        directory.mkdir(parents=True, exist_ok=True, mode=0o755)
+    paths.pid_file.unlink(
+        missing_ok=True
+    )  # dockerd refuses to start when the pid in it exists, whoever has it
+    paths.socket.unlink(missing_ok=True)
+    _set_log_aside(paths.log)
+    plan = await _plan_addresses(paths)
+    await _make_bridge(paths.bridge, plan)
+    addresses.write_block(paths.address_file, plan)
+    program, *arguments = command_line(paths, plan)
+    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    output = await run(
+        ["env", "-i", f"PATH={_DAEMON_PATH}", "HOME=/root"]
+        + [f"{name}={value}" for name, value in environment.items()]
+        + ["sh", "-c", _LAUNCHER, "launcher", str(paths.log), find_program(program) or program, *arguments],
+        timeout=_COMMAND_DEADLINE,
+        cwd=Path("/"),
+    )
+    pid = int(output)
+    paths.marker.write_text(f"{pid}\n")
+    return pid
+
+
+async def _plan_addresses(paths: EnginePaths) -> AddressPlan:
+    earlier = addresses.read_block(paths.address_file)
+    foreign = [
+        route
+        for route in await addresses.host_routes()
+        if not (earlier and _is_ours(route.device, paths.bridge) and route.network.subnet_of(earlier))
+    ]
+    return addresses.choose(foreign, preferred=earlier)
+
+
+def _is_ours(device: str, bridge: str) -> bool:
+    # The engine calls the bridges of its networks br- and twelve digits of their id.
+    return device == bridge or device.startswith("br-")
+
+
+async def _make_bridge(name: str, plan: AddressPlan) -> None:
+    if not Path(f"/sys/class/net/{name}").exists():
+        await _ip("link", "add", "name", name, "type", "bridge")
+    await _ip("address", "replace", str(plan.bridge), "dev", name)
+    await _ip("link", "set", "dev", name, "up")
+
+
+async def _ip(*arguments: str) -> None:
+    await run(["ip", *arguments], timeout=_COMMAND_DEADLINE)
+
+
+def _set_log_aside(log: Path) -> None:
+    if log.exists() and log.stat().st_size > _LOG_LIMIT:
+        log.replace(log.with_name(log.name + ".1"))
+
+
+def log_size(paths: EnginePaths) -> int:
+    """Return where the log of a start that is about to happen will begin."""
+    return paths.log.stat().st_size if paths.log.exists() else 0
+
+
+def last_words(paths: EnginePaths, since: int = 0) -> str:
+    """Return the last lines of the engine's log after byte `since`."""
+    if not paths.log.exists():
+        return "(it left no log)"
+    with paths.log.open("rb") as stream:
+        stream.seek(since if since <= paths.log.stat().st_size else 0)
+        lines = stream.read()[-64 * 1024 :].decode(errors="replace").splitlines()
+    return "\n".join(lines[-_LOG_LINES:]) or "(it said nothing)"
+
+
+async def end(paths: EnginePaths, network_bridges: list[str]) -> None:
+    """End the engine at `paths` in an orderly way, and remove its bridges and what it left in its run
+    directory.
+
+    Args:
+        paths: which.
+        network_bridges: further devices to remove: those of its networks, which it makes again at its next
+            start.
+
+    Raises:
+        ConfigurationError: it does not end.
+    """
+    pid = running_pid(paths)
+    if pid is not None and not await end_process(pid, str(paths.data), _END_GRACE):
+        raise ConfigurationError(
+            f"the engine (pid {pid}) does not end; it says in {paths.log}:\n{last_words(paths)}"
+        )
+    # Its containerd ends with it, except after a crash of the engine.
+    containerd = read_pid(paths.exec_root / "containerd/containerd.pid")
+    if containerd is not None:
+        await end_process(containerd, str(paths.exec_root), _END_GRACE)
+    for device in [paths.bridge, *network_bridges]:
+        if Path(f"/sys/class/net/{device}").exists():
+            await _ip("link", "delete", "dev", device)
+    await remove_firewall_rules([paths.bridge, *network_bridges])
+    for leftover in (paths.socket, paths.pid_file, paths.marker):
+        leftover.unlink(missing_ok=True)
+
+
+async def remove_firewall_rules(devices: list[str]) -> None:
+    """Delete the firewall rules that name one of `devices`: the engine leaves its own behind when it ends.
+
+    The engine's empty chains and its `FORWARD` policy stay, for they may have been there before.
+    """
+    for table in ("filter", "nat"):
+        try:
+            listing = await run(["iptables", "-w", "-t", table, "-S"], timeout=_COMMAND_DEADLINE)
+        except CommandError:
+            return  # no iptables, no rules
+        for rule in rules_to_delete(listing, devices):
+            await run(["iptables", "-w", "-t", table, *rule], timeout=_COMMAND_DEADLINE)
+
+
+def rules_to_delete(listing: str, devices: list[str]) -> list[list[str]]:
+    """Return the arguments that delete those rules of `iptables -S` that name one of `devices`."""
+    rules = [line.split() for line in listing.splitlines() if line.startswith("-A ")]
+    return [["-D", *rule[1:]] for rule in rules if set(devices) & set(rule)]

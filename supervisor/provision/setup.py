@@ -1,0 +1,131 @@
+"""Set-up: everything that the server needs before it can serve, step by step, each done only when it is not
+done yet.
+
+`prepared` is for programs that go on to use what was prepared: they hold on to the engine. `setup` prepares
+and leaves; the engine stays for whoever comes next. `teardown` ends the project's own engine.
+"""
+
+import contextlib
+import shutil
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import attrs
+
+from supervisor.engine import Docker
+from supervisor.errors import ConfigurationError
+from supervisor.provision.compiler import machine_name
+from supervisor.provision.daemon import EnginePaths
+from supervisor.provision.engine import Engine, end_engine, engine_in_use
+from supervisor.provision.gate import build_gate
+from supervisor.provision.image import Programs, ensure_sandbox_image, ensure_workbench
+from supervisor.provision.page import build_page, page_directory
+from supervisor.provision.report import Report
+from supervisor.provision.shell import build_shell
+from supervisor.sandbox.network import ensure_network
+from supervisor.settings import Settings
+
+
+@attrs.frozen
+class SetupResult:
+    """What set-up prepared.
+
+    Attributes:
+        settings: those that were given, with the engine's address filled in.
+        engine: None for provider `local`.
+    """
+
+    settings: Settings
+    engine: Engine | None
+
+
+@contextlib.asynccontextmanager
+async def prepared(
+    settings: Settings, report: Report, *, rebuild: bool = False, tests: bool = False, keep: bool = False
+) -> AsyncGenerator[SetupResult]:
+    """Set everything up for `settings` and hold on to it.
+
+    Args:
+        settings: with provider `local`, only the page is prepared.
+        report: gets a line per step.
+        rebuild: make images, base and page again although their inputs are the same (to get newer packages).
+        tests: also what only tests need.
+        keep: leave the project's own engine up on leaving.
+
+    Raises:
+        ConfigurationError: a step cannot be done; the text says what to do.
+
+    Resource handling: see `engine_in_use`: on leaving, an engine that set-up started is ended with its last
+    user.
+    """
+    if settings.provider == "local":
+        await _page(report, rebuild)
+        yield SetupResult(settings, None)
+        return
+    async with engine_in_use(settings.docker_host, report, keep=keep) as engine:
+        settings = attrs.evolve(settings, docker_host=engine.url)
+        async with Docker(engine.url) as docker:
+            machine = machine_name(str((await docker.version())["Arch"]))
+            with report.step("programs") as step:
+                directory = settings.state_directory / "bin"
+                step.progress("compiling the gate")
+                gate = (
+                    build_gate(settings.gate_file, machine) if settings.gate is None else settings.gate_file
+                )
+                step.progress("compiling the restricted shell")
+                programs = Programs(gate, build_shell(directory / "restricted-shell", machine))
+                step.result = f"gate and restricted shell ({machine})"
+            with report.step("image") as step:
+                await ensure_sandbox_image(docker, settings, programs, step, rebuild=rebuild)
+            if tests:
+                with report.step("workbench") as step:
+                    await ensure_workbench(docker, programs, step, rebuild=rebuild)
+            with report.step("network") as step:
+                await ensure_network(docker, settings)
+                step.result = settings.network
+        await _page(report, rebuild)
+        yield SetupResult(settings, engine)
+
+
+async def _page(report: Report, rebuild: bool) -> None:
+    with report.step("page") as step:
+        await build_page(page_directory(), step.progress, rebuild=rebuild)
+        step.result = "assets ready"
+
+
+async def setup(
+    settings: Settings, report: Report, *, rebuild: bool = False, tests: bool = False
+) -> SetupResult:
+    """Set everything up and leave; an engine that was started for it stays up.
+
+    Raises:
+        ConfigurationError: as in `prepared`.
+    """
+    async with prepared(settings, report, rebuild=rebuild, tests=tests, keep=True) as result:
+        return result
+
+
+async def teardown(report: Report, *, delete: bool = False) -> None:
+    """End the project's own engine, if it runs; with `delete`, remove its images and all else it stored, too.
+
+    Raises:
+        ConfigurationError: it is in use, or does not end.
+    """
+    paths = EnginePaths()
+    await end_engine(report, paths)
+    if delete and paths.data.exists():
+        with report.step("engine data") as step:
+            if mounted := mounts_below(paths.data):
+                raise ConfigurationError(
+                    f"{paths.data} is kept: file systems are still mounted in it ({mounted[0]})"
+                )
+            shutil.rmtree(paths.data)
+            for leftover in (paths.log, paths.address_file):
+                leftover.unlink(missing_ok=True)
+            step.result = f"{paths.data} removed"
+
+
+def mounts_below(directory: Path) -> list[str]:
+    """Return the mount points in `directory` (itself excepted)."""
+    points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return [point for point in points if Path(point).is_relative_to(directory) and Path(point) != directory]
