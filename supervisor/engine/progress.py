@@ -80,13 +80,14 @@ class JSONStream:
             piece = await self._reply.receive() if self._reply is not None else b""
             if not piece:
                 await self.aclose()
-                rest = bytes(self._buffer)
-                self._buffer.clear()
-                return rest.strip() or None
+                end = len(self._buffer)
+                if not end:
+                    return None
+                break
             self._buffer += piece
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
-        return line.removeprefix(_RECORD_SEPARATOR).strip()
+        return line.strip().removeprefix(_RECORD_SEPARATOR)
 
     async def _parse(self, line: bytes) -> JSON:
         try:

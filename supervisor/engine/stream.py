@@ -11,6 +11,7 @@ the process. Warning: an engine cannot kill, inspect or remove a container whose
 process's end.
 """
 
+import operator
 import secrets
 import string
 import struct
@@ -111,9 +112,9 @@ class Demultiplexer:
                 raise ValueError(f"not a frame of a multiplexed stream: {bytes(self._buffer[:8])!r}")
             self._stream, self._remaining = _HEADER.unpack_from(self._buffer)
             del self._buffer[: _HEADER.size]
-        data = bytes(self._buffer[: self._remaining])
-        if len(data) < min(self._remaining, WHOLE_FRAME):
+        if len(self._buffer) < min(self._remaining, WHOLE_FRAME):
             return None
+        data = bytes(self._buffer[: self._remaining])
         del self._buffer[: len(data)]
         self._remaining -= len(data)
         return Message(self._stream, data)
@@ -205,7 +206,7 @@ class Stream(trio.abc.HalfCloseableStream):
         """Return 1 to `max_bytes` bytes of output, b"" at its end. Without a TTY, stdout and stderr come as
         one, in the engine's order.
         """
-        if max_bytes is not None and max_bytes < 1:
+        if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError("max_bytes must be at least 1")
         stream = await self._open()
         with self._reading:

@@ -64,6 +64,7 @@ class StandIn:
         self.connections = 0
         self.open = 0
         self._answers: dict[tuple[str, str], list[bytes | Behaviour]] = {}
+        self.answer("GET", "/info", reply(200, {"SystemTime": "2026-01-02T03:04:05.06789+01:00"}))
 
     def answer(self, method: str, path: str, *answers: bytes | Behaviour) -> None:
         """Script `path`: the answers in order, the last one for ever."""
