@@ -1,8 +1,9 @@
-"""A stand-in for the server that misbehaves on purpose: it serves the page's real files, and lets a test script every WebSocket.
+"""A stand-in for the server that misbehaves on purpose.
 
-The real server cannot be asked to split a frame inside a character, to lose output, to close with a code of one's choice or to vanish
-without a word. A test gives a script, a function that is called with each connection in a thread of its own; the connection speaks
-terminal-supervisor.v1 as far as the script makes it.
+It serves the page's files, and lets a test script every WebSocket. The real server cannot be asked to split a frame
+inside a character, to lose output, to close with a code of one's choice or to vanish without a word. A script is a
+function that is called with each connection in a thread of its own; the connection speaks terminal-supervisor.v1 as
+far as the script makes it.
 """
 
 import json
@@ -34,7 +35,7 @@ mimetypes.add_type("text/javascript", ".mjs")
 mimetypes.add_type("text/javascript", ".js")
 
 
-class Gone(Exception):
+class GoneError(Exception):
     """The page has closed the connection."""
 
 
@@ -66,10 +67,10 @@ class Peer:
                 elif isinstance(event, Ping):
                     self._send(event.response())
                 elif isinstance(event, CloseConnection):
-                    raise Gone
+                    raise GoneError
             data = self._socket.recv(65536)
             if not data:
-                raise Gone
+                raise GoneError
             self._protocol.receive_data(data)
             self._events = self._protocol.events()
 
@@ -92,7 +93,7 @@ class Peer:
 
     def hear_until_gone(self) -> None:
         """Collect messages until the page closes."""
-        with suppress(Gone, OSError):
+        with suppress(GoneError, OSError):
             while True:
                 self.hear()
 
@@ -132,14 +133,14 @@ class Peer:
 
     def vanish(self) -> None:
         """Cut the connection as a broken network would."""
-        self._socket.close()
+        self._socket.shutdown(socket.SHUT_RDWR)
 
 
 Script = Callable[[Peer], None]
 
 
 class Standin:
-    """Serves on a free port. `script` is called with every WebSocket; what goes wrong in it is raised by `check`."""
+    """Serves on a free port; `script` is called with every WebSocket, `close` raises what went wrong in it."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -182,7 +183,7 @@ class Standin:
                 self.script(peer)
             else:
                 sock.sendall(self._file(path))
-        except (Gone, OSError):
+        except (GoneError, OSError):
             return
         except BaseException as error:
             self._errors.append(error)
@@ -194,7 +195,9 @@ class Standin:
         if not file.is_file():
             return b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         body = file.read_bytes()
-        policy = (PAGE / "csp.txt").read_text().strip().replace("{ws}", self.url.replace("http", "ws").rstrip("/"))
+        policy = (
+            (PAGE / "csp.txt").read_text().strip().replace("{ws}", self.url.replace("http", "ws").rstrip("/"))
+        )
         return (
             f"HTTP/1.1 200 OK\r\nContent-Type: {mimetypes.guess_type(file.name)[0]}\r\n"
             f"Content-Security-Policy: {policy}\r\n"
@@ -207,7 +210,7 @@ class Standin:
 
     def close(self) -> None:
         """Stop, and raise what went wrong in a script."""
-        # A blocked accept and blocked reads end only when their sockets are shut down; close alone leaves them waiting.
+        # A blocked accept or read ends only when its socket is shut down; close alone leaves it waiting.
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
