@@ -1,9 +1,9 @@
 """A stand-in for the server that misbehaves on purpose.
 
-It serves the page's files, and lets a test script every WebSocket. The real server cannot be asked to split a frame
-inside a character, to lose output, to close with a code of one's choice or to vanish without a word. A script is a
-function that is called with each connection in a thread of its own; the connection speaks terminal-supervisor.v1 as
-far as the script makes it.
+It serves the page's files, and lets a test script every WebSocket. The real server cannot be asked to split a
+frame inside a character, to lose output, to close with a code of one's choice or to vanish without a word. A
+script is a function that is called with each connection in a thread of its own; the connection speaks
+terminal-supervisor.v1 as far as the script makes it.
 """
 
 import json
@@ -140,7 +140,7 @@ Script = Callable[[Peer], None]
 
 
 class Standin:
-    """Serves on a free port; `script` is called with every WebSocket, `close` raises what went wrong in it."""
+    """Serves on a free port; `script` is called with every WebSocket, `close` raises what went wrong."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))

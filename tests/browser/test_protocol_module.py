@@ -149,8 +149,8 @@ def test_words_for_people(tab: Tab) -> None:
         "1 KiB",
         "1.4 MiB",
     ]
-    exits = "[[0, null], [3, null], [null, 15], [null, 42]].map(([code, signal]) => p.describeExit({ code, signal }))"
-    assert call(tab, exits) == [
+    exits = [[0, None], [3, None], [None, 15], [None, 42]]
+    assert call(tab, "a.map(([code, signal]) => p.describeExit({ code, signal }))", exits) == [
         "The command ended.",
         "The command ended with exit status 3.",
         "The command was ended by signal TERM.",
