@@ -1,10 +1,12 @@
 """Fixtures that all tests share, and the rule for what cannot run here.
 
-A test that needs an engine or a browser where there is none is reported as not run, with the reason, in a block of its own at the
-end; with `CI=true` it fails instead.
+A test that needs an engine or a browser where there is none is reported as not run, with the reason, in a
+block of its own at the end; with `CI=true` it fails instead.
 """
 
 import os
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,3 +60,35 @@ def docker_host(request: pytest.FixtureRequest, _docker_host: str | None) -> Ite
         )
         raise AssertionError
     yield _docker_host
+
+
+@pytest.fixture(scope="session")
+def _pid_namespace() -> list[str] | None:
+    base = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    for prefix in (base, [*base, "--user", "--map-root-user"]):
+        if subprocess.run([*prefix, "true"], capture_output=True, timeout=10, check=False).returncode == 0:
+            return prefix
+    return None
+
+
+@pytest.fixture
+def pid_namespace(request: pytest.FixtureRequest, _pid_namespace: list[str] | None) -> list[str]:
+    """Command prefix that runs a program as PID 1 of a namespace of its own."""
+    if _pid_namespace is None:
+        missing(request, "no PID namespaces: neither root nor unprivileged user namespaces here")
+        raise AssertionError
+    return _pid_namespace
+
+
+@pytest.fixture(scope="session")
+def _chromium() -> str | None:
+    return next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
+
+
+@pytest.fixture
+def chromium(request: pytest.FixtureRequest, _chromium: str | None) -> str:
+    """Path of a Chromium."""
+    if _chromium is None:
+        missing(request, "no Chromium: neither chromium nor chromium-browser is on the PATH")
+        raise AssertionError
+    return _chromium

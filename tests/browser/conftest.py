@@ -1,14 +1,14 @@
 """Fixtures of the browser tests: one headless Chromium, and tabs that fail their test when they misbehave."""
 
-import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import missing
 from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
 
 from browser.standin import PAGE, Standin, standin
@@ -134,36 +134,28 @@ class Tab:
 OpenTab = Callable[..., Tab]
 
 
-@pytest.fixture(scope="session")
-def chromium() -> str | None:
-    """Path of the browser, or None."""
-    return next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
-
-
 # Not for the whole session: Playwright keeps an event loop in this thread for as long as it runs.
 @pytest.fixture(scope="package")
-def _launched(chromium: str | None) -> Iterator[Browser | None]:
-    if chromium is None:
-        yield None
-        return
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        yield browser
-        browser.close()
+def _browsers() -> Iterator[Callable[[str], Browser]]:
+    with ExitStack() as stack:
+
+        @cache
+        def launch(path: str) -> Browser:
+            playwright = stack.enter_context(sync_playwright())
+            browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+            stack.callback(browser.close)
+            return browser
+
+        yield launch
 
 
 @pytest.fixture
-def browser(request: pytest.FixtureRequest, _launched: Browser | None) -> Browser:
+def browser(chromium: str, _browsers: Callable[[str], Browser]) -> Browser:
     """A headless Chromium."""
-    if _launched is None:
-        missing(request, "no Chromium: neither chromium nor chromium-browser is on the PATH")
-        raise AssertionError
-    if not (PAGE / "vendor" / "xterm.mjs").is_file():
-        missing(
-            request,
-            f"the page's assets are missing from {PAGE / 'vendor'}; run `make test`, which sets them up",
-        )
-    return _launched
+    assert (PAGE / "vendor" / "xterm.mjs").is_file(), (
+        "the page's assets are missing; `make test` sets them up"
+    )
+    return _browsers(chromium)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import { perBrowser, perTab } from "./store.js";
 import { FONT_SIZES, TerminalView } from "./terminal.js";
 import { Interface } from "./ui.js";
 
-const NO_ISOLATION = "No isolation: programs in this terminal run directly on the server's host, as its user.";
+const NO_ISOLATION = "No isolation: programs in this terminal run directly on the server's host.";
 const HOW_TO_SIGN_IN =
   "Open the address that the server printed last (it carries a token that works once), or return to the page that sent you here.";
 const LINKS = new Set(["http:", "https:"]);
