@@ -25,6 +25,8 @@ from supervisor.errors import SandboxError
 MAX_COLUMNS_OR_ROWS: Final = 1000
 _WRITE_CHUNK = 64 * 1024  # bytes written between two looks at other tasks; a PTY buffers less
 
+_FULL_READ = 2048  # bytes; a read that returns so many (of the 4095 that a PTY can hold) is part of a flood
+
 _PTMX = os.makedev(5, 2)  # the device of every UNIX 98 PTY master (ioctl_tty(2), pts(4))
 _TIOCGPTN = 0x80045430  # number of the PTY; works on masters only (ioctl_tty(2))
 _TIOCGPKT = 0x80045438  # packet mode
@@ -151,6 +153,20 @@ class PtyStream:
     def _read_now(self, max_bytes: int) -> bytes | None:
         """Return what can be read without waiting, `b""` at the end, None when there is nothing yet."""
         self._check_open()
+        data = self._read_once(max_bytes)
+        if data is None or not _FULL_READ <= len(data) < max_bytes:
+            return data
+        # A flood: take more at once, so that everybody who handles these bytes after us has less to do per byte.
+        chunks = [data]
+        room = max_bytes - len(data)
+        while room and (data := self._read_once(room)):
+            chunks.append(data)
+            room -= len(data)
+            if len(data) < _FULL_READ:
+                break
+        return b"".join(chunks)
+
+    def _read_once(self, max_bytes: int) -> bytes | None:
         if self._end_of_output:
             return b""
         try:
