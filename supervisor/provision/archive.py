@@ -131,15 +131,15 @@ def _add_directory(archive: tarfile.TarFile, kept: set[str], name: str, mode: in
 class BuildContext:
     """What a Dockerfile's COPY instructions see: files by their name in the context."""
 
-    files: dict[str, bytes | Path] = attrs.field(factory=dict)
-    _programs: set[str] = attrs.field(factory=set)
+    files: dict[str, bytes | Path | None] = attrs.field(factory=dict[str, bytes | Path | None])
+    _programs: set[str] = attrs.field(factory=set[str])
 
-    def add(self, name: str, content: bytes | Path, *, program: bool = False) -> None:
+    def add(self, name: str, content: bytes | Path | None, *, program: bool = False) -> None:
         """Put a file, or a directory with all in it, into the context.
 
         Args:
             name: where.
-            content: its bytes, or the path of a file or directory to copy.
+            content: its bytes, or the path of a file or directory to copy; None for an empty directory.
             program: make a file executable.
         """
         self.files[name] = content
@@ -150,7 +150,9 @@ class BuildContext:
         """Write the context to `archive` as a tar archive. All belongs to root, with the same time."""
         with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as new:
             for name, content in sorted(self.files.items()):
-                if isinstance(content, bytes):
+                if content is None:
+                    _add_directory(new, set(), name, 0o755)
+                elif isinstance(content, bytes):
                     info = tarfile.TarInfo(name)
                     info.size, info.mtime = len(content), EPOCH
                     info.mode = 0o755 if name in self._programs else 0o644

@@ -9,15 +9,18 @@ The bridge is made before the start and handed over by name. (The default would 
 other's firewall rules when they start, so one is never started beside another (`other_engines`).
 """
 
+import json
 import os
+import shutil
+import socket
 from pathlib import Path
 
 import attrs
 
 from supervisor.errors import ConfigurationError
-from supervisor.provision import addresses
+from supervisor.provision import addresses, firewall
 from supervisor.provision.addresses import AddressPlan
-from supervisor.provision.host import CommandError, find_program, run
+from supervisor.provision.host import find_program, run
 from supervisor.provision.processes import ProcessInfo, all_processes, end_process, look_at, read_pid
 
 _COMMAND_DEADLINE = 30.0  # seconds, for `ip` and the launcher
@@ -73,11 +76,9 @@ class EnginePaths:
         return self.run / "engine.pid"
 
     @property
-    def marker(self) -> Path:
-        """Holds the pid of the engine that set-up started; an engine started by hand has none, and is never
-        ended.
-        """
-        return self.run / "started-by-set-up"
+    def mark_file(self) -> Path:
+        """The `Mark` of a start by set-up."""
+        return self.run / "started-by-set-up.json"
 
     @property
     def start_lock(self) -> Path:
@@ -160,6 +161,9 @@ async def launch(paths: EnginePaths) -> int:
     plan = await _plan_addresses(paths)
     await _make_bridge(paths.bridge, plan)
     addresses.write_block(paths.address_file, plan)
+    # After a crash of the engine, its chains are there still.
+    crashed = read_mark(paths)
+    chains_before = crashed.chains_before if crashed else await firewall.engine_chains()
     program, *arguments = command_line(paths, plan)
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     output = await run(
@@ -170,8 +174,34 @@ async def launch(paths: EnginePaths) -> int:
         cwd=Path("/"),
     )
     pid = int(output)
-    paths.marker.write_text(f"{pid}\n")
+    _write_mark(paths, Mark(pid, chains_before))
     return pid
+
+
+@attrs.frozen
+class Mark:
+    """What a start by set-up leaves for the end.
+
+    Attributes:
+        pid: of the engine that set-up started. One that was started by hand has no mark, and is never ended
+            unasked.
+        chains_before: the firewall's chains of engines that were there before.
+    """
+
+    pid: int
+    chains_before: firewall.Chains
+
+
+def read_mark(paths: EnginePaths) -> Mark | None:
+    """Return the mark of the last start by set-up, None when there is none that makes sense."""
+    try:
+        return Mark(**json.loads(paths.mark_file.read_text()))
+    except (FileNotFoundError, ValueError, TypeError):
+        return None
+
+
+def _write_mark(paths: EnginePaths, mark: Mark) -> None:
+    paths.mark_file.write_text(json.dumps(attrs.asdict(mark)) + "\n")
 
 
 async def _plan_addresses(paths: EnginePaths) -> AddressPlan:
@@ -190,10 +220,14 @@ def _is_ours(device: str, bridge: str) -> bool:
 
 
 async def _make_bridge(name: str, plan: AddressPlan) -> None:
-    if not Path(f"/sys/class/net/{name}").exists():
+    if not _device_exists(name):
         await _ip("link", "add", "name", name, "type", "bridge")
     await _ip("address", "replace", str(plan.bridge), "dev", name)
     await _ip("link", "set", "dev", name, "up")
+
+
+def _device_exists(name: str) -> bool:
+    return any(device == name for _, device in socket.if_nameindex())
 
 
 async def _ip(*arguments: str) -> None:
@@ -242,28 +276,17 @@ async def end(paths: EnginePaths, network_bridges: list[str]) -> None:
     if containerd is not None:
         await end_process(containerd, str(paths.exec_root), _END_GRACE)
     for device in [paths.bridge, *network_bridges]:
-        if Path(f"/sys/class/net/{device}").exists():
+        if _device_exists(device):
             await _ip("link", "delete", "dev", device)
-    await remove_firewall_rules([paths.bridge, *network_bridges])
-    for leftover in (paths.socket, paths.pid_file, paths.marker):
+    if mark := read_mark(paths):
+        await firewall.clean([paths.bridge, *network_bridges], mark.chains_before)
+    for leftover in (paths.socket, paths.pid_file, paths.mark_file):
         leftover.unlink(missing_ok=True)
+    if not mounts_below(paths.exec_root):
+        shutil.rmtree(paths.exec_root, ignore_errors=True)
 
 
-async def remove_firewall_rules(devices: list[str]) -> None:
-    """Delete the firewall rules that name one of `devices`: the engine leaves its own behind when it ends.
-
-    The engine's empty chains and its `FORWARD` policy stay, for they may have been there before.
-    """
-    for table in ("filter", "nat"):
-        try:
-            listing = await run(["iptables", "-w", "-t", table, "-S"], timeout=_COMMAND_DEADLINE)
-        except CommandError:
-            return  # no iptables, no rules
-        for rule in rules_to_delete(listing, devices):
-            await run(["iptables", "-w", "-t", table, *rule], timeout=_COMMAND_DEADLINE)
-
-
-def rules_to_delete(listing: str, devices: list[str]) -> list[list[str]]:
-    """Return the arguments that delete those rules of `iptables -S` that name one of `devices`."""
-    rules = [line.split() for line in listing.splitlines() if line.startswith("-A ")]
-    return [["-D", *rule[1:]] for rule in rules if set(devices) & set(rule)]
+def mounts_below(directory: Path) -> list[str]:
+    """Return the mount points in `directory`, itself excepted."""
+    points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return [point for point in points if Path(point).is_relative_to(directory) and Path(point) != directory]

@@ -289,8 +289,8 @@ async def end_engine(report: Report, paths: EnginePaths | None = None) -> None:
 
 
 def _started_by_us(paths: EnginePaths) -> bool:
-    pid = daemon.running_pid(paths)
-    return pid is not None and paths.marker.exists() and paths.marker.read_text().strip() == str(pid)
+    mark = daemon.read_mark(paths)
+    return mark is not None and mark.pid == daemon.running_pid(paths)
 
 
 async def _running_containers(url: str) -> list[str]:

@@ -3,6 +3,7 @@
 Both come from docker/Dockerfile. A label holds the digest of all inputs; while it is right, nothing is built.
 """
 
+import contextlib
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -134,9 +135,8 @@ def _context(programs: Programs, commands: tuple[str, ...]) -> BuildContext:
     context.add("gate", programs.gate, program=True)
     context.add("restricted-shell", programs.shell, program=True)
     context.add("commands", "".join(f"{command}\n" for command in commands).encode())
-    # Hidden files, so that the directories exist for COPY; the second makes the home directory.
-    context.add("cli/lib/.keep", b"")
-    context.add("home/appuser/.keep", b"")
+    context.add("cli", None)
+    context.add("home/appuser", None)
     return context
 
 
@@ -148,6 +148,7 @@ async def _build(
     labels: dict[str, str],
     progress: Callable[[str], object],
 ) -> None:
+    before = await find_image(docker, name)
     with tempfile.TemporaryFile() as archive:
         progress("packing the build context")
         context.pack(archive)
@@ -167,6 +168,10 @@ async def _build(
                     progress(f"building {name}: {line.get('stream', '')}")
         except DockerError as error:
             raise ConfigurationError(f"the engine could not build {name}: {error}") from error
+    after = await find_image(docker, name)
+    if before and after and before["Id"] != after["Id"]:
+        with contextlib.suppress(DockerError):  # sessions may still run in the old one; it does no harm
+            await docker.images.delete(before["Id"])
 
 
 async def _ensure_foreign_image(docker: Docker, name: str, step: Step) -> None:

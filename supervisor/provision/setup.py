@@ -8,14 +8,13 @@ and leaves; the engine stays for whoever comes next. `teardown` ends the project
 import contextlib
 import shutil
 from collections.abc import AsyncGenerator
-from pathlib import Path
 
 import attrs
 
 from supervisor.engine import Docker
 from supervisor.errors import ConfigurationError
 from supervisor.provision.compiler import machine_name
-from supervisor.provision.daemon import EnginePaths
+from supervisor.provision.daemon import EnginePaths, mounts_below
 from supervisor.provision.engine import Engine, end_engine, engine_in_use
 from supervisor.provision.gate import build_gate
 from supervisor.provision.image import Programs, ensure_sandbox_image, ensure_workbench
@@ -123,9 +122,3 @@ async def teardown(report: Report, *, delete: bool = False) -> None:
             for leftover in (paths.log, paths.address_file):
                 leftover.unlink(missing_ok=True)
             step.result = f"{paths.data} removed"
-
-
-def mounts_below(directory: Path) -> list[str]:
-    """Return the mount points in `directory` (itself excepted)."""
-    points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    return [point for point in points if Path(point).is_relative_to(directory) and Path(point) != directory]
