@@ -22,7 +22,7 @@ MAX_CLOSE_REASON = 123
 
 
 class EndReason(StrEnum):
-    """Why a connection or a session ended. The values are metric labels and go into `error` messages."""
+    """Why a connection or a session ended. The values are metric labels."""
 
     USER_EXIT = "user_exit"
     """The session's command ended by itself."""
@@ -74,7 +74,7 @@ class Closing:
 
     Attributes:
         code: WebSocket close code for `terminal-supervisor.v1`.
-        reason: label in that close frame.
+        reason: label in that close frame, and in the `error` message before it.
         ably_code: WebSocket close code for the existing client.
         ably_reason: text in that close frame, which the existing client shows.
         message: sentence for people.

@@ -216,7 +216,7 @@ def exited(code: int | None, signal: int | None) -> str:
 def error(reason: EndReason, message: str | None = None) -> str:
     """Return the message that goes before a close for `reason`; `message` replaces the table's sentence."""
     closing = CLOSINGS[reason]
-    return _build("error", code=closing.code, reason=reason.value, message=message or closing.message)
+    return _build("error", code=closing.code, reason=closing.reason, message=message or closing.message)
 
 
 def _milliseconds(seconds: float) -> int:
