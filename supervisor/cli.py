@@ -3,8 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ import trio
 from supervisor import __version__
 from supervisor.errors import ConfigurationError
 from supervisor.observability.log import configure_logging
-from supervisor.provision.setup import setup, teardown
+from supervisor.provision.report import Report
+from supervisor.provision.setup import prepared, setup, teardown
 from supervisor.serve import serve
 from supervisor.settings import Settings, load_settings, read_env_file
 
@@ -25,20 +25,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status: 0, 1 (failure), 2 (usage) or 78 (wrong configuration)."""
     options = _parser().parse_args(arguments)
     try:
-        try:
-            settings = _settings(options)
-            configure_logging(settings.log_format, settings.log_level)
-            status: int = options.run(settings)
-        except* ConfigurationError as group:
-            raise _first_leaf(group) from None
-    except ConfigurationError as error:
-        print(f"terminal-supervisor: {error}", file=sys.stderr)
+        settings = _settings(options)
+        configure_logging(settings.log_format, settings.log_level)
+        options.run(settings, options)
+    except (ConfigurationError, BaseExceptionGroup) as error:
+        problems = list(_leaves(error))
+        if not all(isinstance(problem, ConfigurationError) for problem in problems):
+            raise
+        for problem in problems:
+            print(f"terminal-supervisor: {problem}", file=sys.stderr)
         return EXIT_CONFIGURATION
-    return status
+    return 0
 
 
-def _first_leaf(error: BaseException) -> BaseException:
-    return _first_leaf(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,23 +61,27 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("serve", help="serve the page and its terminals until Ctrl-C")
     command.add_argument("--host", help="address to listen on")
     command.add_argument("--port", type=int, help="port to listen on; 0 picks a free one")
+    command.add_argument("--no-setup", action="store_true", help="rely on an earlier `setup`; build nothing")
     command.set_defaults(run=_serve)
 
     command = commands.add_parser(
-        "demo", help="the same page with shells of this host: no isolation, loopback only"
+        "demo", help="the same page with shells of this host: NO ISOLATION, loopback only"
     )
     command.add_argument("--port", type=int, help="port to listen on; 0 picks a free one")
-    command.set_defaults(run=_serve, provider="local")
+    command.set_defaults(run=_serve, provider="local", no_setup=False)
 
-    command = commands.add_parser(
-        "setup", help="prepare engine, sandbox image, network and the page's assets"
+    command = commands.add_parser("setup", help="prepare engine, images, network and the page; run nothing")
+    command.add_argument(
+        "--rebuild", action="store_true", help="make everything again, to get newer packages"
     )
+    command.add_argument("--tests", action="store_true", help="also what only the tests need")
     command.set_defaults(run=_setup)
 
-    command = commands.add_parser(
-        "teardown", help="end the project's own engine, if one runs, and remove its network"
+    command = commands.add_parser("engine", help="manage the engine of the project's own, if it runs")
+    command.add_argument(
+        "action", choices=["down", "delete"], help="end it; or also delete all that it stored"
     )
-    command.set_defaults(run=_teardown)
+    command.set_defaults(run=_engine)
 
     command = commands.add_parser("settings", help="print the effective settings, secrets masked")
     command.set_defaults(run=_print_settings)
@@ -88,26 +97,40 @@ def _settings(options: argparse.Namespace) -> Settings:
     return load_settings(environment, **given)
 
 
-def _serve(settings: Settings) -> int:
+def _serve(settings: Settings, options: argparse.Namespace) -> None:
+    trio.run(_prepare_and_serve, settings, options.no_setup)
+
+
+async def _prepare_and_serve(settings: Settings, no_setup: bool) -> None:
     if settings.provider == "local":
-        print("NO ISOLATION: sessions run as plain processes of this host (provider local).", flush=True)
-    trio.run(partial(serve, settings, lambda url: print(f"Open {url}", flush=True)))
-    return 0
+        print("NO ISOLATION: sessions are plain processes of this host (provider local).", flush=True)
+    if no_setup:
+        await serve(settings, _announce)
+    else:
+        async with prepared(settings, Report()) as ready:
+            await serve(ready.settings, _announce)
 
 
-def _setup(settings: Settings) -> int:
-    trio.run(setup, settings, partial(print, flush=True))
-    return 0
+def _announce(url: str) -> None:
+    print(f"Open {url}", flush=True)
 
 
-def _teardown(settings: Settings) -> int:
-    trio.run(teardown, settings, partial(print, flush=True))
-    return 0
+def _setup(settings: Settings, options: argparse.Namespace) -> None:
+    async def run() -> None:
+        await setup(settings, Report(), rebuild=options.rebuild, tests=options.tests)
+
+    trio.run(run)
 
 
-def _print_settings(settings: Settings) -> int:
+def _engine(settings: Settings, options: argparse.Namespace) -> None:
+    async def run() -> None:
+        await teardown(Report(), delete=options.action == "delete")
+
+    trio.run(run)
+
+
+def _print_settings(settings: Settings, options: argparse.Namespace) -> None:
     for field in attrs.fields(Settings):
         value = getattr(settings, field.name)
         shown = "(set)" if field.metadata["secret"] and value else value
         print(f"{field.metadata['env']}={shown}\n    {field.metadata['doc']}")
-    return 0

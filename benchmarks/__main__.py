@@ -1,0 +1,113 @@
+"""`python -m benchmarks`: start the supervisor in each of its forms, measure it and the floors, print and save.
+
+Rounds are interleaved, so that a machine that gets slower or faster meanwhile treats all alike. Every run is
+bounded in count; packets go to loopback only.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import trio
+
+from benchmarks import floor, measure
+
+TOKEN = "benchmark-token-of-no-value"  # noqa: S105 - for a server on loopback that lives as long as the run
+WORKBENCH = "terminal-supervisor-workbench:latest"
+FORMS: dict[str, dict[str, str]] = {
+    "lifeline, warm": {"SANDBOX_TRANSPORT": "lifeline", "WARM_POOL_SIZE": "2"},
+    "lifeline, cold": {"SANDBOX_TRANSPORT": "lifeline", "WARM_POOL_SIZE": "0"},
+    "attach, cold": {"SANDBOX_TRANSPORT": "attach", "WARM_POOL_SIZE": "0"},
+    "local (no isolation)": {"SANDBOX_PROVIDER": "local"},
+}
+ISOLATED = [form for form in FORMS if not form.startswith("local")]
+
+
+@contextmanager
+def server(extra: dict[str, str]) -> Iterator[str]:
+    """Run a supervisor on a free port; yields the WebSocket's URL."""
+    environment = os.environ | {
+        "DOCKER_IMAGE_NAME": WORKBENCH,
+        "SESSION_COMMAND": "/bin/bash --norc --noprofile",
+        "LOCAL_ACCESS_TOKEN": TOKEN,
+        "LOG_LEVEL": "warning",
+        "INPUT_RATE": "1g",
+        **extra,
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "supervisor", "serve", "--port", "0"],
+        stdout=subprocess.PIPE,
+        env=environment,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            if line.startswith("Open "):
+                yield line.split()[1].split("?")[0].replace("http", "ws", 1) + "ws"
+                break
+        else:
+            raise SystemExit("the supervisor did not start")
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+        process.stdout.close()
+
+
+async def measure_form(url: str, form: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Run all scenarios against one form."""
+    warm = "warm" in form
+    result: dict[str, Any] = {}
+    result["start"] = await measure.start(url, TOKEN, options.starts, 1.5 if warm else 0.0)
+    result["start, 10 at once"] = await measure.start_together(url, TOKEN, 10)
+    result["echo"] = await measure.echo(url, TOKEN, options.keys, 0.01)
+    result["flood"] = await measure.flood(url, TOKEN, options.megabytes * 1_000_000)
+    return result
+
+
+def main() -> None:
+    """Measure, print a line per figure, and save all as JSON if asked."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=1, help="times that everything is measured, interleaved")
+    parser.add_argument("--starts", type=int, default=20, help="sessions per round for the start scenario")
+    parser.add_argument("--keys", type=int, default=500, help="keys per round for the echo scenario")
+    parser.add_argument("--megabytes", type=int, default=200, help="output per round for the flood scenario")
+    parser.add_argument("--form", action="append", choices=list(FORMS), help="only this form (repeatable)")
+    parser.add_argument("--json", type=Path, help="file for all figures")
+    options = parser.parse_args()
+    print(f"{time.strftime('%Y-%m-%d')}: {measure.machine()}")
+    results: list[dict[str, Any]] = []
+    for number in range(options.rounds):
+        figures: dict[str, Any] = {}
+        figures["floor: bare local PTY"] = {
+            "echo": floor.bare_pty_echo(options.keys, 0.01),
+            "flood": floor.bare_pty_flood(options.megabytes * 1_000_000),
+        }
+        if not options.form or set(options.form) & set(ISOLATED):
+            figures["floor: bare engine"] = trio.run(floor.bare_engine, options.starts, WORKBENCH)
+        for form in options.form or FORMS:
+            with server(FORMS[form]) as url:
+                figures[form] = trio.run(measure_form, url, form, options)
+        results.append(figures)
+        print(f"\nround {number + 1} of {options.rounds}")
+        for subject, scenarios in figures.items():
+            for scenario, value in scenarios.items():
+                print(f"  {subject:24} {scenario:18} {value}")
+    if options.json:
+        plain = [
+            {subject: {name: attrs.asdict(v) for name, v in values.items()} for subject, values in figures.items()}
+            for figures in results
+        ]
+        options.json.write_text(json.dumps({"machine": measure.machine(), "rounds": plain}, indent=2))
+
+
+main()
