@@ -10,6 +10,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import select
 import stat
 import struct
 import termios
@@ -156,7 +157,8 @@ class PtyStream:
         data = self._read_once(max_bytes)
         if data is None or not _FULL_READ <= len(data) < max_bytes:
             return data
-        # A flood: take more at once, so that everybody who handles these bytes after us has less to do per byte.
+        # A flood: take more at once, so that everybody who handles these bytes after us has less to do per
+        # byte.
         chunks = [data]
         room = max_bytes - len(data)
         while room and (data := self._read_once(room)):
@@ -187,7 +189,8 @@ class PtyStream:
         """Type `data`. Waits while nobody reads it; cancelling may leave a prefix delivered.
 
         Raises:
-            trio.BrokenResourceError: nothing has the slave open any more, or `finish` was called.
+            trio.BrokenResourceError: `finish` was called; or nothing has the slave open any more and the
+                kernel's buffer (some KB) is full: until then it takes what nobody will read.
         """
         with self._sending:
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -213,9 +216,18 @@ class PtyStream:
         try:
             return os.write(self._fd, chunk)
         except BlockingIOError:
-            return 0
+            if not self._hung_up():
+                return 0
+            raise trio.BrokenResourceError("nothing has the other end of this PTY open any more") from None
         except OSError as error:
             raise trio.BrokenResourceError(f"cannot write to the PTY: {error}") from error
+
+    def _hung_up(self) -> bool:
+        # Asked when a write would wait: nobody will make room then, and waiting would return at once, for
+        # ever.
+        poll = select.poll()
+        poll.register(self._fd, 0)
+        return bool(poll.poll(0))
 
     async def _wait(self, for_what: Callable[[int], Awaitable[None]]) -> None:
         """Wait until the descriptor is ready or `finish` or `close` was called: the caller looks again."""
