@@ -1,20 +1,31 @@
 """Fixtures that all tests share, and the rule for what cannot run here.
 
 A test that needs an engine or a browser where there is none is reported as not run, with the reason, in a
-block of its own at the end; with `CI=true` it fails instead.
+block of its own at the end; with `CI=true` it fails instead. At the very end nothing of ours may be left at
+the engine.
 """
 
+import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from supervisor.provision.gate import build_gate
+from supervisor.provision.image import DEFAULT_IMAGE, WORKBENCH
+from supervisor.sandbox.identity import LABEL_PRODUCT
+from supervisor.settings import load_settings
+
 OWN_ENGINE = "/run/terminal-supervisor/engine/docker.sock"
+LEAK_GRACE = 10.0  # seconds for the engine to remove containers that have ended
 _not_run: dict[str, list[str]] = {}
+_before: set[str] = set()
+_left: list[str] = []
 
 
 def missing(request: pytest.FixtureRequest, reason: str) -> None:
@@ -25,33 +36,74 @@ def missing(request: pytest.FixtureRequest, reason: str) -> None:
     pytest.skip(reason)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say loudly what was not run."""
-    for reason, tests in _not_run.items():
-        terminalreporter.section("NOT RUN", sep="!", red=True, bold=True)
-        terminalreporter.write_line(f"{len(tests)} tests were NOT RUN: {reason}")
+def _get(url: str, path: str, **query: str) -> Any:
+    """Ask the engine at `url`; None when it has no such thing.
 
-
-def _answers(url: str) -> bool:
+    Raises:
+        httpx.HTTPError: it does not answer, or refuses.
+    """
     transport = httpx.HTTPTransport(uds=url.removeprefix("unix://"), verify=False)
-    with httpx.Client(transport=transport) as client:
-        try:
-            return client.get("http://docker/_ping").status_code == 200
-        except httpx.HTTPError:
-            return False
+    with httpx.Client(transport=transport, timeout=10) as client:
+        answer = client.get(f"http://docker{path}", params=query)
+        if answer.status_code == 404:
+            return None
+        answer.raise_for_status()
+        return answer.json() if path != "/_ping" else answer.text
 
 
-@pytest.fixture(scope="session")
-def _docker_host() -> str | None:
+def _find_engine() -> str | None:
     candidates = [os.environ.get("DOCKER_HOST", ""), f"unix://{OWN_ENGINE}", "unix:///var/run/docker.sock"]
     for url in candidates:
-        if url.startswith("unix://") and Path(url.removeprefix("unix://")).exists() and _answers(url):
+        if url.startswith("unix://") and Path(url.removeprefix("unix://")).is_socket():
+            try:
+                _get(url, "/_ping")
+            except httpx.HTTPError:
+                continue
             return url
     return None
 
 
+def _our_containers(url: str) -> set[str]:
+    filters = json.dumps({"label": [LABEL_PRODUCT]})
+    found = _get(url, "/containers/json", all="true", filters=filters)
+    return {container["Names"][0].lstrip("/") for container in found}
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Note what is at the engine already: other supervisors may use it."""
+    url = _find_engine()
+    _before.update(_our_containers(url) if url else ())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail (in CI; elsewhere say) when tests left containers of the product behind."""
+    url = _find_engine()
+    deadline = time.monotonic() + LEAK_GRACE
+    while url and _our_containers(url) - _before and time.monotonic() < deadline:
+        time.sleep(0.2)  # the engine removes them by itself, some time after their end
+    if url:
+        _left.extend(sorted(_our_containers(url) - _before))
+    if _left and os.environ.get("CI") == "true":
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say loudly what was not run, and what was left behind."""
+    for reason, tests in _not_run.items():
+        terminalreporter.section("NOT RUN", sep="!", red=True, bold=True)
+        terminalreporter.write_line(f"{len(tests)} tests were NOT RUN: {reason}")
+    if _left:
+        terminalreporter.section("LEFT BEHIND", sep="!", red=True, bold=True)
+        terminalreporter.write_line("these containers are still at the engine: " + ", ".join(_left))
+
+
+@pytest.fixture(scope="session")
+def _docker_host() -> str | None:
+    return _find_engine()
+
+
 @pytest.fixture
-def docker_host(request: pytest.FixtureRequest, _docker_host: str | None) -> Iterator[str]:
+def docker_host(request: pytest.FixtureRequest, _docker_host: str | None) -> str:
     """URL of a Docker Engine that answers."""
     if _docker_host is None:
         missing(
@@ -59,7 +111,31 @@ def docker_host(request: pytest.FixtureRequest, _docker_host: str | None) -> Ite
             "no Docker Engine answers at DOCKER_HOST, at the project's own socket or at /var/run/docker.sock",
         )
         raise AssertionError
-    yield _docker_host
+    return _docker_host
+
+
+def _image(request: pytest.FixtureRequest, url: str, name: str) -> str:
+    if _get(url, f"/images/{name}/json") is None:
+        missing(request, f"the engine at {url} has no image {name}; `make test` builds it")
+    return name
+
+
+@pytest.fixture
+def sandbox_image(request: pytest.FixtureRequest, docker_host: str) -> str:
+    """Name of the default sandbox image, which the engine has."""
+    return _image(request, docker_host, DEFAULT_IMAGE)
+
+
+@pytest.fixture
+def workbench_image(request: pytest.FixtureRequest, docker_host: str) -> str:
+    """Name of the sandbox image with a real shell and real tools, which the engine has."""
+    return _image(request, docker_host, WORKBENCH)
+
+
+@pytest.fixture(scope="session")
+def gate_binary() -> Path:
+    """The gate where set-up puts it, up to date."""
+    return build_gate(load_settings({}).gate_file)
 
 
 @pytest.fixture(scope="session")
