@@ -42,23 +42,28 @@ void run_start(void) {
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-static void default_signals(void) {
+/* In the child: become the terminal's foreground, with everything as a command expects it. */
+static void take_foreground(void) {
     struct sigaction action = {.sa_handler = SIG_DFL};
-    sigset_t none;
+    sigset_t all, none;
+    sigfillset(&all);
+    sigemptyset(&none);
+    /* From here on a Ctrl-C is for this process: blocked signals wait, where those that are ignored would be lost. */
+    sigprocmask(SIG_SETMASK, &all, NULL);
+    setpgid(0, 0);
+    tcsetpgrp(STDIN_FILENO, getpid());
+    terminal_command_modes();
     for (int number = 1; number <= SIGRTMAX; number++)
         sigaction(number, &action, NULL); /* refused for KILL, STOP and the C library's own: those are right already */
-    sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
-/* In the child: become the foreground and execute. */
+/* In the child: execute. */
 static _Noreturn void become(char *const argv[], char *const environment[]) {
     static const char path[] = COMMAND_PATH;
     char file[sizeof path + LINE_LIMIT];
     int problem = ENOENT;
-    setpgid(0, 0);
-    tcsetpgrp(STDIN_FILENO, getpid()); /* SIGTTOU is still ignored here */
-    default_signals();
+    take_foreground();
     for (const char *directory = path; *directory != 0;) {
         int length = (int)strcspn(directory, ":");
         snprintf(file, sizeof file, "%.*s/%s", length, directory, argv[0]);
@@ -146,7 +151,6 @@ int run_command(char *const argv[], char *const environment[]) {
     sigemptyset(&hangup);
     sigaddset(&hangup, SIGHUP);
     put_flush();
-    terminal_command_modes();
 
     sigprocmask(SIG_BLOCK, &hangup, &before); /* or a hang-up between fork and assignment would miss the command */
     pid_t child = fork();
@@ -165,6 +169,10 @@ int run_command(char *const argv[], char *const environment[]) {
     setpgid(child, child); /* the child does the same: whoever comes first; an error is that the other one was */
     int status = wait_for(child);
     foreground = 0;
+    /* There are no background jobs: what is left of the group is hung up. Otherwise one that waits for input since the time
+     * when it was in the foreground would get the next key. */
+    kill(-child, SIGHUP);
+    kill(-child, SIGCONT);
     if (!WIFSIGNALED(status))
         return WEXITSTATUS(status);
     const char *message = signal_message(WTERMSIG(status));

@@ -122,9 +122,11 @@ void screen_show(const struct line *prompt, const struct line *line, size_t curs
 
 bool screen_append(uint32_t character) {
     unsigned width = columns_of(glyph(character));
+    size_t columns, rows;
+    terminal_size(&columns, &rows); /* the resize signal may still be on its way */
     bool at_end = screen.cursor.row == screen.end.row && screen.cursor.column == screen.end.column;
     bool at_margin = screen.end.column == 0 || screen.end.column + width >= screen.columns;
-    if (!screen.shown || screen.damaged || !at_end || at_margin)
+    if (!screen.shown || screen.damaged || columns != screen.columns || !at_end || at_margin)
         return false;
     put_character(glyph(character));
     screen.cursor.column += width;

@@ -1,0 +1,1 @@
+"""Tests of the restricted shell, by keystrokes on a real PTY."""
