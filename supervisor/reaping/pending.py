@@ -1,10 +1,12 @@
 """Names of containers that must not be forgotten before the engine has confirmed that they are gone.
 
-A name is registered before the create call is sent, because a call whose answer never came may have been obeyed. From then on
-it is in the registry until the engine says that there is no such container: whoever leases a container tries to remove it on
-leaving, and what that did not achieve in time is retried here, in the background, for as long as the supervisor lives.
+A name is registered before the create call is sent, because a call whose answer never came may have been
+obeyed. From then on it is in the registry until the engine says that there is no such container: whoever
+leases a container tries to remove it on leaving, and what that did not achieve in time is retried here, in
+the background, for as long as the supervisor lives.
 
-The registry has no list of the engine's containers: what an earlier supervisor left behind is the reconciler's business.
+The registry has no list of the engine's containers: what an earlier supervisor left behind is the
+reconciler's business.
 """
 
 import math
@@ -24,9 +26,11 @@ NOT_FOUND = 404
 CONFLICT = 409
 
 AUTO_REMOVE_TIME = 3.0
-"""Seconds that a container whose first process has ended gets to be removed by the engine itself; 0.1 to 0.4 s are usual."""
+"""Seconds that a container whose first process has ended gets to be removed by the engine itself."""
 CALL_TIMEOUT = 5.0
-"""Seconds for each kill or delete. An engine under load takes whole seconds, but a stuck call must not hold up the next one."""
+"""Seconds for each kill or delete. An engine under load takes whole seconds, but a stuck call must not hold
+up the next one.
+"""
 ATTEMPT_TIMEOUT = AUTO_REMOVE_TIME + 3 * CALL_TIMEOUT
 """Seconds for one attempt in all, which is how long leaving a lease may take at worst."""
 DOUBT_TIME = 60.0
@@ -55,7 +59,14 @@ class Container(Protocol):
 
 @attrs.frozen
 class PendingStatistics:
-    """Attributes: `held` names in use; `due` names to be removed; `oldest` seconds that the longest of these has waited; counts since the start."""
+    """Live numbers.
+
+    Attributes:
+        held: names in use.
+        due: names to be removed.
+        oldest: seconds that the first of these has waited.
+        removed, failed_attempts: counts since the start.
+    """
 
     held: int
     due: int
@@ -122,7 +133,9 @@ class PendingRemovals:
         del self._entries[name]
 
     def mark_started(self, name: str) -> None:
-        """Note that a start was tried: from now on the engine removes the container by itself when its first process ends."""
+        """Note that a start was tried: from now on the engine removes the container by itself when its first
+        process ends.
+        """
         self._entries[name].started = True
 
     def mark_doubtful(self, name: str) -> None:
@@ -130,10 +143,11 @@ class PendingRemovals:
         self._entries[name].doubt_until = trio.current_time() + DOUBT_TIME
 
     async def remove(self, name: str) -> bool:
-        """Make one attempt at removing `name`, which its lease has no use for any more, and return whether it is gone for certain.
+        """Make one attempt at removing `name`, which its lease has no use for any more, and return whether it
+        is gone for certain.
 
-        Whatever comes of it, an error or a cancellation included, the name stays registered until the engine has confirmed that
-        it is gone, and is tried again in the background. Takes `ATTEMPT_TIMEOUT` at most.
+        Whatever comes of it, an error or a cancellation included, the name stays registered until the engine
+        has confirmed that it is gone, and is tried again in the background. Takes `ATTEMPT_TIMEOUT` at most.
         """
         entry = self._entries[name]
         entry.due_since = min(entry.due_since, trio.current_time())
@@ -171,7 +185,9 @@ class PendingRemovals:
                     await self._changed.wait()
 
     async def drain(self, timeout: float) -> list[str]:
-        """Wait until nothing is due, at most `timeout` seconds, and return the names that are left. Needs `run`."""
+        """Wait until nothing is due, at most `timeout` seconds, and return the names that are left. Needs
+        `run`.
+        """
         for entry in self._due():
             if not entry.busy:
                 entry.next_try = -math.inf
@@ -198,19 +214,17 @@ class PendingRemovals:
 
     async def _attempt(self, entry: _Entry) -> bool:
         container = self._container(entry.name)
+        with suppress(DockerError):
+            # 404: there is no such container. 409: it does not run.
+            await container.kill(timeout=CALL_TIMEOUT)
         if entry.started:
-            # Its first process has ended or is about to: the engine removes it. Asking for removal at the same
-            # time would only make the two trip over each other.
+            # The engine removes it by itself now. Asking for that at the same time would only make the two
+            # trip over each other.
             entry.started = False
             with suppress(DockerError):
                 ended = await container.wait(timeout=AUTO_REMOVE_TIME, condition="removed")
                 if not ended.get("Error"):
                     return True
-        try:
-            await container.kill(timeout=CALL_TIMEOUT)
-        except DockerError as error:
-            # 404: no such container. 409: it does not run.
-            entry.error = str(error)
         try:
             await container.delete(force=True, v=True, timeout=CALL_TIMEOUT)
         except DockerError as error:
@@ -218,7 +232,7 @@ class PendingRemovals:
             if error.status == NOT_FOUND:
                 return trio.current_time() >= entry.doubt_until
             if error.status == CONFLICT:
-                # "Removal is already in progress": the answer to its end is as good as one of our own.
+                # "Removal is already in progress": the next attempt finds out how it ended.
                 with suppress(DockerError):
                     await container.wait(timeout=CALL_TIMEOUT, condition="removed")
             return False

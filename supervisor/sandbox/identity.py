@@ -1,8 +1,10 @@
-"""Whose a container is: the labels that every object of ours carries at the engine, and the names that they get.
+"""Whose a container is: the labels that every object of ours carries at the engine, and the names that they
+get.
 
-One engine may serve several supervisors, of this host and of others, one after another and at the same time. The labels tell
-them apart, so that each removes what is its own and never touches what is another's. Labels cannot be changed once a container
-exists, so they say nothing about the session in it, which may be decided later.
+One engine may serve several supervisors, of this host and of others, one after another and at the same time.
+The labels tell them apart, so that each removes what is its own and never touches what is another's. Labels
+cannot be changed once a container exists, so they say nothing about the session in it, which may be decided
+later.
 """
 
 import hashlib
@@ -35,7 +37,8 @@ class Identity:
 
     Attributes:
         instance: random, new with each process.
-        machine: of this host, the same across reboots. Derived from the machine id, which machine-id(5) asks not to expose.
+        machine: of this host, the same across reboots. Derived from the machine id, which machine-id(5) asks
+            not to expose.
         boot: of this boot of the kernel.
     """
 
@@ -48,7 +51,8 @@ class Identity:
 
         Args:
             role: what the object is for: `session`, `self-test`, `probe`, `network`.
-            lifetime: seconds after which nothing can have a use for it any more. The label is absolute: seconds since the epoch.
+            lifetime: seconds after which nothing can have a use for it any more. The label is absolute:
+                seconds since the epoch.
         """
         return {
             LABEL_PRODUCT: role,
@@ -67,8 +71,8 @@ class Identity:
 def this_process() -> Identity:
     """Return a new identity for this process. Call it once per supervisor.
 
-    A host without a machine id (a container's root file system often has none) gets one that lasts until it reboots: what an
-    earlier boot left at a shared engine is then told by its deadline alone.
+    A host without a machine id (a container's root file system often has none) gets one that lasts until it
+    reboots: what an earlier boot left at a shared engine is then told by its deadline alone.
     """
     boot = _BOOT_ID_FILE.read_text().strip()
     seed = next((found for path in _MACHINE_ID_FILES if (found := _machine_id(path))), boot)

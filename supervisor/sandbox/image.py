@@ -1,8 +1,10 @@
 """What the supervisor knows of the image that session containers are made of.
 
-An image is input: its author decided what it declares. What it says about the user, the entry point, the environment and volumes
-never reaches a container unseen: the facts are read once at start and decide (or refuse); the policy then names everything itself.
-The image is pinned by its id, so one that is built anew under the same name is used from the next start on.
+An image is input: its author decided what it declares. What it says about the user, the entry point, the
+environment and volumes
+never reaches a container unseen: the facts are read once at start and decide (or refuse); the policy then
+names everything itself. The image is pinned by its id, so one that is built anew under the same name is used
+from the next start on.
 """
 
 import posixpath
@@ -59,10 +61,12 @@ async def read_image(docker: Docker, settings: Settings, labels: Mapping[str, st
     Args:
         docker: the engine that has it.
         settings: `image`, `container_user`, `config_directory`.
-        labels: of the container that is made, never started and removed again in order to read the image's `/etc/passwd`.
+        labels: of the container that is made, never started and removed again in order to read the image's
+            `/etc/passwd`.
 
     Raises:
-        ConfigurationError: there is no such image, or it is not fit for sessions; everything that is wrong with it is named.
+        ConfigurationError: there is no such image, or it is not fit for sessions; everything that is wrong
+            with it is named.
         DockerError: the engine refuses to answer.
     """
     name = settings.image
@@ -72,7 +76,8 @@ async def read_image(docker: Docker, settings: Settings, labels: Mapping[str, st
         if error.status != NOT_FOUND:
             raise
         raise ConfigurationError(
-            f"there is no image {name} (DOCKER_IMAGE_NAME) at the engine: run `make setup`, which builds the default image"
+            f"there is no image {name} (DOCKER_IMAGE_NAME) at the engine: run `make setup`, which builds "
+            "the default image"
         ) from error
     config: dict[str, Any] = inspected.get("Config") or {}
     passwd = await _read_passwd(docker, inspected["Id"], labels)
@@ -87,12 +92,10 @@ def facts_of(
     Raises:
         ConfigurationError: as `read_image`.
     """
-    problems: list[str] = []
-    for volume in config.get("Volumes") or ():
-        problems.append(
-            f"declares VOLUME {volume}: the engine would mount a writable directory without a size limit there; "
-            "build it without"
-        )
+    problems = [
+        f"declares VOLUME {volume}, where the engine would mount a writable directory without a size limit"
+        for volume in config.get("Volumes") or ()
+    ]
     wanted = settings.container_user or config.get("User") or ""
     user, uid, gid, home = "", 0, 0, ""
     try:
@@ -122,10 +125,11 @@ def facts_of(
 
 
 def find_user(wanted: str, passwd: str, default_home: str) -> tuple[str, int, int, str]:
-    """Return name, uid, gid and home of `wanted`: a name or a number, optionally with `:` and the number of a group.
+    """Return name, uid, gid and home of `wanted`: a name or a number, optionally with `:` and the number of a
+    group.
 
-    A number needs no entry in `passwd` (though some programs fail without one); its name is then the number itself, its group
-    the same number and its home `default_home`.
+    A number needs no entry in `passwd` (though some programs fail without one); its name is then the number
+    itself, its group the same number and its home `default_home`.
 
     Raises:
         ValueError: no such user, or root.
@@ -136,12 +140,19 @@ def find_user(wanted: str, passwd: str, default_home: str) -> tuple[str, int, in
     user, uid, gid, home = who, -1, -1, default_home
     for line in passwd.splitlines():
         fields = line.split(":")
-        if len(fields) == 7 and who in fields[:1] + fields[2:3] and fields[2].isdecimal() and fields[3].isdecimal():
+        if (
+            len(fields) == 7
+            and who in fields[:1] + fields[2:3]
+            and fields[2].isdecimal()
+            and fields[3].isdecimal()
+        ):
             user, uid, gid, home = fields[0], int(fields[2]), int(fields[3]), fields[5] or default_home
             break
     else:
         if not who:
-            raise ValueError("the image names no user; set CONTAINER_USER to a user of the image or to uid:gid")
+            raise ValueError(
+                "the image names no user; set CONTAINER_USER to a user of the image or to uid:gid"
+            )
         if not who.isdecimal():
             raise ValueError("the image's /etc/passwd has no such user")
         uid = gid = int(who)

@@ -1,13 +1,19 @@
-"""The keeper of one local session: the gate's twin for a plain PTY on this host. Run as a script, `python -I -S`, never imported.
+"""The keeper of one local session: the gate's twin for a plain PTY on this host. Run as a script, `python -I
+-S`, never imported.
 
-It speaks docs/gate.md's frames over the socket that is its standard input, so that the supervisor's side is the same as for a
-container's lifeline. What PID 1 and the kernel do in a container, it has to do by itself: as a child subreaper (prctl(2)) it
-becomes the parent of whatever its session's processes leave behind, and it kills children until there are none.
+It speaks docs/gate.md's frames over the socket that is its standard input, so that the supervisor's side is
+the same as for a container's lifeline. What PID 1 and the kernel do in a container, it has to do by itself:
+as a child subreaper (prctl(2)) it becomes the parent of whatever its session's processes leave behind, and it
+kills children until there are none.
 
-It keeps the supervisor's user (it must be able to end programs of the other one) and looks at nothing that they write.
+It keeps the supervisor's user (it must be able to end programs of the other one) and looks at nothing that
+they write.
 
 It runs before anything else, and many times: it imports only what it needs, and nothing of this package.
 """
+
+# ruff: noqa: PTH123, PTH208
+# pathlib would take longer to import than all the rest.
 
 import array
 import ctypes
@@ -22,6 +28,8 @@ import struct
 import sys
 import termios
 import time
+from contextlib import suppress
+from types import FrameType
 from typing import Any, NoReturn
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38  # linux/prctl.h
@@ -54,14 +62,12 @@ def prctl(option: int, value: int) -> None:
 
 
 def children(pid: int) -> list[int]:
-    """Return the children of a process, [] when it has gone. Only its main thread's: keepers have one thread, sessions may have more."""
+    """Return the children of a process, of all its threads; [] when it has gone."""
     found: list[int] = []
-    try:
+    with suppress(FileNotFoundError, ProcessLookupError):
         for thread in os.listdir(f"/proc/{pid}/task"):
             with open(f"/proc/{pid}/task/{thread}/children") as file:
                 found += [int(word) for word in file.read().split()]
-    except (FileNotFoundError, ProcessLookupError):
-        pass
     return found
 
 
@@ -76,10 +82,8 @@ def descendants(pid: int) -> list[int]:
 def signal_all(number: int) -> None:
     """Signal all processes of the session."""
     for pid in descendants(os.getpid()):
-        try:
+        with suppress(ProcessLookupError):
             os.kill(pid, number)
-        except ProcessLookupError:
-            pass
 
 
 def end_all() -> bool:
@@ -94,6 +98,10 @@ def end_all() -> bool:
             return True
         time.sleep(0.002)
     return False
+
+
+def noted(number: int, frame: FrameType | None) -> None:
+    """Handle a signal: the wakeup descriptor has told of it already."""
 
 
 class Keeper:
@@ -167,11 +175,9 @@ class Keeper:
             prctl(PR_SET_NO_NEW_PRIVS, 1)
             prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # after the change of user, which resets it
             os.chdir(self.options["directory"])
-            for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-                try:
-                    signal.signal(number, signal.SIG_DFL)
-                except OSError:
-                    pass  # the C library's own
+            for each in range(1, signal.NSIG):
+                with suppress(OSError):  # KILL, STOP and the C library's own
+                    signal.signal(each, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
             status = NOT_FOUND
             os.execvpe(command[0], command, environment)  # noqa: S606 - this is what it is for
@@ -186,7 +192,7 @@ class Keeper:
         wake_in, wake_out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_out)
         for number in (signal.SIGCHLD, signal.SIGTERM):
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, noted)
         for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
             signal.signal(number, signal.SIG_IGN)  # meant for the supervisor, whose end we see in any case
         self.offer_terminal()
@@ -197,20 +203,23 @@ class Keeper:
         status = self.attend(pid, wake_in)
         if not end_all():
             sys.exit(DEATH_SURVIVORS)
-        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        code = 128 + number if number else os.WEXITSTATUS(status)
-        self.lifeline.send(struct.pack(">4sIII", b"EXIT", 8, code, number))
+        ended_by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        code = 128 + ended_by if ended_by else os.WEXITSTATUS(status)
+        self.lifeline.send(struct.pack(">4sIII", b"EXIT", 8, code, ended_by))
 
     def attend(self, pid: int, wake_in: int) -> int:
-        """Wait for the command's end and return its wait status. Heeds the lifeline and the deadline, and reaps orphans."""
+        """Wait for the command's end and return its wait status. Heeds lifeline and deadline, and reaps
+        orphans.
+        """
+        lifeline = self.lifeline.fileno()
         while True:
             timeout = max(0, min(self.deadline - time.monotonic(), 1e6))
-            ready = select.select([self.lifeline, wake_in], [], [], timeout)[0]
+            ready = select.select([lifeline, wake_in], [], [], timeout)[0]
             if time.monotonic() >= self.deadline:
                 die(DEATH_TERMINATED if self.hung_up else DEATH_LIFETIME)
             if wake_in in ready and signal.SIGTERM in os.read(wake_in, 4096):
                 self.hang_up()
-            if self.lifeline in ready:
+            if lifeline in ready:
                 if self.receive_exactly(8) != b"TERM\0\0\0\0":
                     die(DEATH_FRAME)
                 self.hang_up()
@@ -231,7 +240,9 @@ class Keeper:
 
 
 def main() -> None:
-    """Entry point. Standard input is the lifeline, the only argument the options as JSON; nothing of it is secret."""
+    """Entry point. Standard input is the lifeline, the only argument the options as JSON; nothing of it is
+    secret.
+    """
     prctl(PR_SET_DUMPABLE, 0)
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     lifeline = socket.socket(fileno=os.dup(0))

@@ -1,12 +1,13 @@
 """The hardening policy: one value that says all of what a session container must be.
 
-`HardeningPolicy.to_create_config` turns it into the exact JSON of the engine's create call; `compare` holds the engine's answers
-against that same JSON. Engines accept unknown keys, drop options that their kernel lacks with a mere warning, and add
-what the image declares; so every field of the answer must be the one that was asked for, and what was not asked for must be empty.
+`HardeningPolicy.to_create_config` turns it into the exact JSON of the engine's create call; `compare` holds
+the engine's answers against that same JSON. Engines accept unknown keys, drop options that their kernel lacks
+with a mere warning, and add what the image declares; so every field of the answer must be the one that was
+asked for, and what was not asked for must be empty.
 
-The policy has no switch that turns a measure off. Where the measures that are not applied yet will go: the AppArmor profile beside
-seccomp in `SecurityOpt`, the user namespace in `UsernsMode`, the egress filter on the network's bridge, and the look from
-inside the container after `compare`, before the claim.
+The policy has no switch that turns a measure off. Where the measures that are not applied yet will go: the
+AppArmor profile beside seccomp in `SecurityOpt`, the user namespace in `UsernsMode`, the egress filter on the
+network's bridge, and the look from inside the container after `compare`, before the claim.
 """
 
 import hashlib
@@ -36,8 +37,8 @@ CAPABILITIES_DROPPED: Final = (
     "SYS_PTRACE",
 )
 
-# What every engine masks and write-protects by itself, written down so that no engine can have another idea, and the
-# files that tell about the host's hardware in time (powercap) or about its other users (interrupts).
+# What every engine masks and write-protects by itself, written down so that no engine can have another idea,
+# and the files that tell about the host's hardware in time (powercap) or about its other users (interrupts).
 MASKED_PATHS: Final = (
     "/proc/acpi",
     "/proc/asound",
@@ -142,7 +143,9 @@ class HardeningPolicy:
 
     @property
     def ulimits(self) -> dict[str, int]:
-        """Resource limits of each process, soft and hard. No file can become larger than what the largest tmpfs holds."""
+        """Resource limits of each process, soft and hard. No file can become larger than what the largest
+        tmpfs holds.
+        """
         return {
             "core": 0,
             "fsize": max(self.tmp_size, self.config_size, RUN_SIZE),
@@ -173,7 +176,7 @@ class HardeningPolicy:
             "Entrypoint": list(entrypoint),
             "Cmd": [],
             "Env": [f"PATH={self.image.path}"],
-            "WorkingDir": "/",
+            "WorkingDir": self.image.home,
             "Labels": dict(labels),
             "Tty": tty,
             "OpenStdin": tty,
@@ -194,9 +197,7 @@ class HardeningPolicy:
             "OomKillDisable": False,
             "NanoCpus": self.nano_cpus,
             "PidsLimit": self.pids,
-            "Ulimits": [
-                {"Name": name, "Soft": value, "Hard": value} for name, value in self.ulimits.items()
-            ],
+            "Ulimits": [{"Name": name, "Soft": value, "Hard": value} for name, value in self.ulimits.items()],
             "ReadonlyRootfs": True,
             "Tmpfs": self.tmpfs,
             "ShmSize": SHM_SIZE,
@@ -233,7 +234,8 @@ class HardeningPolicy:
         Args:
             created: the body of the create call, as `to_create_config` returned it.
             inspected: answer to `GET /containers/{id}/json`.
-            warnings: `Warnings` in the answer to the create call. Each is a measure that the engine or its kernel did not take.
+            warnings: `Warnings` in the answer to the create call. Each is a measure that the engine or its
+                kernel did not take.
         """
         differences = [Difference("Warnings", (), warning) for warning in warnings]
         expected = {key: value for key, value in created.items() if key != "HostConfig"}
@@ -245,16 +247,17 @@ class HardeningPolicy:
         differences += _compare_objects("Config", expected, inspected.get("Config", {}))
         host = inspected.get("HostConfig", {})
         differences += _compare_objects("HostConfig", created["HostConfig"], host)
-        seen = {
+        networks: JSON = (inspected.get("NetworkSettings") or JSON()).get("Networks") or {}
+        seen: JSON = {
             "Image": inspected.get("Image"),
             "Command": [inspected.get("Path"), *(inspected.get("Args") or ())],
             "Mounts": sorted(
                 [mount.get("Type"), mount.get("Source"), mount.get("Destination"), mount.get("RW")]
                 for mount in inspected.get("Mounts") or ()
             ),
-            "Networks": sorted((inspected.get("NetworkSettings") or {}).get("Networks") or ()),
+            "Networks": sorted(networks),
         }
-        wanted = {
+        wanted: JSON = {
             "Image": self.image.id,
             "Command": created["Entrypoint"],
             "Mounts": sorted(
@@ -267,14 +270,13 @@ class HardeningPolicy:
             Difference(name, wanted[name], seen[name]) for name in wanted if wanted[name] != seen[name]
         ]
         if inspected.get("AppArmorProfile") == "unconfined":
-            # Not part of the policy yet. But an engine that has AppArmor applies its default profile to whoever asks for none.
+            # Not part of the policy yet. But an engine that has AppArmor applies its default profile to
+            # whoever asks for none.
             differences.append(Difference("AppArmorProfile", "the engine's default", "unconfined"))
         return differences
 
 
-def _compare_objects(
-    where: str, expected: Mapping[str, Any], actual: Mapping[str, Any]
-) -> list[Difference]:
+def _compare_objects(where: str, expected: Mapping[str, Any], actual: Mapping[str, Any]) -> list[Difference]:
     """Compare key by key; a key that only one side has must be empty."""
     return [
         Difference(f"{where}.{key}", expected.get(key), actual.get(key))
@@ -284,7 +286,9 @@ def _compare_objects(
 
 
 def _normal(key: str, value: Any) -> Any:
-    """Return what `value` means: engines write "nothing" in many ways, and order and spell some lists as they like."""
+    """Return what `value` means: engines write "nothing" in many ways, and order and spell some lists as they
+    like.
+    """
     if key == "ConsoleSize" and value == [0, 0]:
         return None
     if not value:

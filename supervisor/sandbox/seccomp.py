@@ -1,10 +1,11 @@
 """Loads the seccomp profile that session containers run under.
 
-The engine takes a profile only as JSON text inside the create call. It does not look at it until the container starts, and takes
-misspelt names of system calls for calls that this kernel lacks. So what can be checked is checked here, before anything starts. A
-profile that allows by default is no profile.
+The engine takes a profile only as JSON text inside the create call. It does not look at it until the
+container starts, and takes misspelt names of system calls for calls that this kernel lacks. So what can be
+checked is checked here, before anything starts. A profile that allows by default is no profile.
 
-The file is in the format of Docker's own profiles, an extension of the OCI runtime specification's `linux.seccomp`.
+The file is in the format of Docker's own profiles, an extension of the OCI runtime specification's
+`linux.seccomp`.
 """
 
 import hashlib
@@ -44,7 +45,8 @@ def load_profile(path: Path) -> SeccompProfile:
     """Read and check the profile in `path`.
 
     Raises:
-        ConfigurationError: it cannot be read, or is not a profile that denies by default; everything that is wrong is named.
+        ConfigurationError: it cannot be read, or is not a profile that denies by default; everything that is
+            wrong is named.
     """
     try:
         data = path.read_bytes()
@@ -78,7 +80,7 @@ def _problems(profile: Any) -> list[str]:
     rules = profile.get("syscalls")
     if not isinstance(rules, list) or not rules:
         return [*problems, "syscalls: must be a list of rules"]
-    for index, rule in enumerate(cast("list[Any]", rules)):
+    for index, rule in enumerate(_items(rules)):
         problems += [f"syscalls[{index}]: {problem}" for problem in _rule_problems(rule)]
     return problems
 
@@ -88,19 +90,16 @@ def _rule_problems(rule: Any) -> list[str]:
         return ["must be a JSON object"]
     rule = cast("dict[str, Any]", rule)
     problems = [f"unknown key {key!r}" for key in rule.keys() - _RULE_KEYS]
-    names = rule.get("names")
+    names: Any = rule.get("names")
     if not isinstance(names, list) or not names:
         problems.append("names: must be a list of system calls")
     else:
-        problems += [
-            f"not the name of a system call: {name!r}"
-            for name in cast("list[Any]", names)
-            if not isinstance(name, str) or not re.fullmatch(r"[a-z_][a-z0-9_]*", name)
-        ]
+        wrong = [name for name in _items(names) if not _is_name(name)]
+        problems += [f"not the name of a system call: {name!r}" for name in wrong]
     if rule.get("action") not in _ACTIONS:
         problems.append(f"action: unknown: {rule.get('action')!r}")
     indices: list[Any] = []
-    for argument in cast("list[Any]", rule.get("args", [])):
+    for argument in _items(rule.get("args", [])):
         if not isinstance(argument, dict) or cast("dict[str, Any]", argument).get("op") not in _OPERATORS:
             problems.append("args: each must be an object with a known op")
             continue
@@ -115,3 +114,11 @@ def _rule_problems(rule: Any) -> list[str]:
         # Runtimes turn two conditions on one argument into "or", which allows more than was meant.
         problems.append("args: one condition per argument")
     return problems
+
+
+def _items(value: Any) -> list[Any]:
+    return cast("list[Any]", value) if isinstance(value, list) else []  # type: ignore[redundant-cast]  # pyright needs it
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"[a-z_][a-z0-9_]*", name) is not None

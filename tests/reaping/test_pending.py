@@ -89,17 +89,17 @@ async def test_the_engine_removes_what_has_ended_by_itself(autojump_clock: MockC
         registry.register("a")
         registry.mark_started("a")
         assert await registry.remove("a")
-        assert [call[1] for call in engine.calls] == ["wait"]
+        assert [call[1] for call in engine.calls] == ["kill", "wait"]
         assert registry.names() == []
 
 
-async def test_what_does_not_end_is_killed_and_deleted(autojump_clock: MockClock) -> None:
+async def test_what_the_engine_does_not_remove_is_deleted(autojump_clock: MockClock) -> None:
     engine = Engine({"a"})
     async with running(engine) as registry:
         registry.register("a")
         registry.mark_started("a")
         assert await registry.remove("a")
-        assert [call[1] for call in engine.calls] == ["wait", "kill", "delete"]
+        assert [call[1] for call in engine.calls] == ["kill", "wait", "delete"]
 
 
 async def test_what_never_started_is_not_waited_for(autojump_clock: MockClock) -> None:
@@ -110,7 +110,7 @@ async def test_what_never_started_is_not_waited_for(autojump_clock: MockClock) -
         assert [call[1] for call in engine.calls] == ["kill", "delete"]
 
 
-@pytest.mark.parametrize("call", ["wait", "kill", "delete"])
+@pytest.mark.parametrize("call", ["kill", "wait", "delete"])
 async def test_each_call_has_its_own_deadline(call: str, autojump_clock: MockClock) -> None:
     engine = Engine({"a"}, hangs={call})
     async with running(engine) as registry:
@@ -120,7 +120,7 @@ async def test_each_call_has_its_own_deadline(call: str, autojump_clock: MockClo
         gone = await registry.remove("a")
         assert trio.current_time() - begin <= pending.ATTEMPT_TIMEOUT
         assert gone == (call != "delete")
-        assert [each[1] for each in engine.calls][:3] == ["wait", "kill", "delete"]
+        assert [each[1] for each in engine.calls][:3] == ["kill", "wait", "delete"]
         engine.hangs.clear()
         assert await registry.drain(5) == []
         assert not engine.existing

@@ -1,0 +1,189 @@
+"""Containers as the policy asks for them: made, compared with it, and certain to go.
+
+Every container of ours comes from here: those of sessions, and those by which the supervisor tests its
+surroundings.
+"""
+
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, final
+
+import attrs
+import structlog
+import trio
+
+from supervisor.engine import (
+    Docker,
+    DockerConnectionError,
+    DockerContainer,
+    DockerError,
+    DockerTimeoutError,
+)
+from supervisor.errors import HardeningError, SandboxError
+from supervisor.reaping.pending import NOT_FOUND, PendingRemovals
+from supervisor.sandbox.identity import Identity
+from supervisor.sandbox.policy import Difference, HardeningPolicy, Mount
+
+_log = structlog.get_logger(__name__)
+
+PROGRAMS: Final = "/usr/local/lib/terminal-supervisor"
+"""Directory of our programs in a container: mounted there one by one, or part of the image."""
+CREATE_TIMEOUT: Final = 15.0
+"""Seconds for the engine to answer a create call, which cannot be cancelled; 10 to 50 ms are usual."""
+
+
+@attrs.frozen(kw_only=True)
+class Site:
+    """Where containers are made, and how this process reaches them.
+
+    Attributes:
+        docker: the engine.
+        identity: of this supervisor, for labels and names.
+        transport: `lifeline` or `attach`.
+        programs: directory of our programs on this host, mounted into containers; None: use those in the
+            image.
+        sockets: private directory for lifeline sockets; None with `attach`.
+        socket_uid: user id of the gate as this host sees it; None where the engine remaps users.
+        start_timeout: seconds for a container to come up.
+    """
+
+    docker: Docker
+    identity: Identity
+    transport: str
+    programs: dict[str, Path]
+    sockets: Path | None
+    socket_uid: int | None
+    start_timeout: float
+
+    def program_mounts(self, name: str) -> list[Mount]:
+        """Return the mount that brings one of our programs into a container, none where the image has it."""
+        return [Mount(str(self.programs[name]), program(name))] if name in self.programs else []
+
+
+def program(name: str) -> str:
+    """Return the path of one of our programs in a container."""
+    return f"{PROGRAMS}/{name}"
+
+
+@final
+class HardenedContainer:
+    """A container that was created and is not started yet. Made by `HardenedContainers.create`.
+
+    Attributes:
+        name: of the container.
+        engine: the engine client's object.
+        inspected: what the engine says of it; empty before it is started.
+    """
+
+    def __init__(
+        self, policy: HardeningPolicy, pending: PendingRemovals, name: str, config: dict[str, Any]
+    ) -> None:
+        self.name = name
+        self.inspected: dict[str, Any] = {}
+        self._policy = policy
+        self._pending = pending
+        self._config = config
+        self._warnings: list[str] = []
+        self.engine: DockerContainer
+
+    def __repr__(self) -> str:
+        return f"<HardenedContainer {self.name}>"
+
+    async def create(self, docker: Docker) -> None:
+        """Create it. Shielded, because whoever cannot wait for the answer does not know whether it exists."""
+        await trio.lowlevel.checkpoint()
+        with trio.CancelScope(shield=True):
+            try:
+                self.engine = await docker.containers.create(
+                    self._config, name=self.name, timeout=CREATE_TIMEOUT
+                )
+            except (DockerConnectionError, DockerTimeoutError):
+                self._pending.mark_doubtful(self.name)
+                raise
+            self._warnings = list(self.engine["Warnings"])
+
+    async def start(self) -> int:
+        """Start it and return its pid, in the engine's process namespace, if it is what the policy asks for.
+
+        Raises:
+            HardeningError: it is not; all differences are named.
+            SandboxError: it has ended already.
+            DockerError: the engine refuses.
+        """
+        self._pending.mark_started(self.name)
+        await self.engine.start(timeout=None)
+        try:
+            self.inspected = await self.engine.show(timeout=None)
+        except DockerError as error:
+            if error.status != NOT_FOUND:
+                raise
+            raise SandboxError("the sandbox ended as soon as it was started") from error
+        require_policy(self._policy.compare(self._config, self.inspected, self._warnings))
+        state = self.inspected["State"]
+        if not state["Pid"]:
+            raise SandboxError(
+                f"the sandbox ended as soon as it was started (exit status {state['ExitCode']})"
+            )
+        return int(state["Pid"])
+
+
+@final
+class HardenedContainers:
+    """Makes containers at one site by one policy.
+
+    Attributes:
+        pending: registry of what must be removed; its `run` is the caller's.
+    """
+
+    def __init__(self, site: Site, policy: HardeningPolicy, pending: PendingRemovals) -> None:
+        self.site = site
+        self.policy = policy
+        self.pending = pending
+
+    @asynccontextmanager
+    async def create(
+        self,
+        entrypoint: Sequence[str],
+        *,
+        role: str,
+        lifetime: float,
+        mounts: Iterable[Mount] = (),
+        tty: bool = False,
+    ) -> AsyncGenerator[HardenedContainer]:
+        """Create a container. Holds no cancel scope, so it may be entered in one scope and left in another.
+
+        Args:
+            entrypoint: argument vector of PID 1.
+            role, lifetime: for its labels: see `Identity.labels`.
+            mounts, tty: see `HardeningPolicy.to_create_config`.
+
+        Resource handling: leaving removes it and makes sure; shielded, `pending.ATTEMPT_TIMEOUT` at most.
+            What could not be
+        removed by then is tried again in the background. What carries its output must have been closed
+        before.
+
+        Raises:
+            DockerError: the engine refuses, or does not answer.
+        """
+        site = self.site
+        name = site.identity.new_name(role)
+        labels = site.identity.labels(role, site.start_timeout + lifetime)
+        config = self.policy.to_create_config(entrypoint, labels=labels, mounts=mounts, tty=tty)
+        container = HardenedContainer(self.policy, self.pending, name, config)
+        self.pending.register(name)
+        try:
+            await container.create(site.docker)
+            yield container
+        finally:
+            with trio.CancelScope(shield=True):  # `remove` has a deadline
+                if not await self.pending.remove(name):
+                    _log.warning("container not removed yet; it will be tried again", container=name)
+
+
+def require_policy(differences: list[Difference]) -> None:
+    """Raise HardeningError when there are differences; it names all of them."""
+    if differences:
+        raise HardeningError(
+            "the engine did not make the sandbox as the policy asks: " + "; ".join(map(str, differences))
+        )

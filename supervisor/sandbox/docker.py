@@ -1,0 +1,232 @@
+"""Provider `docker`: each terminal in a hardened container of its own.
+
+A sandbox is *prepared* (container created, started, compared with the policy, its gate ready and
+empty-handed), then *claimed* with a command. A lease does both at once. Whatever happens in between or after,
+leaving takes these steps, in this order: hang the command up, close the data path (which ends the container:
+its gate sees it), make sure of it with kill and remove, each under a deadline of its own, and forget the name
+only when the engine says that there is no such container.
+
+What ends a container when the supervisor cannot any more: on transport `lifeline` the kernel, at once; on
+transport `attach` the gate's lifetime.
+"""
+
+import math
+from collections.abc import AsyncGenerator, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Final, Protocol, final
+
+import attrs
+import structlog
+import trio
+
+from supervisor.engine import DockerContainer, DockerError
+from supervisor.errors import SandboxError
+from supervisor.sandbox.attach import attach_gate
+from supervisor.sandbox.containers import PROGRAMS, HardenedContainers, program
+from supervisor.sandbox.leaving import LONGEST_GRACE, HangUp, hang_up
+from supervisor.sandbox.lifeline import SOCKET_NAME, open_lifeline_socket
+from supervisor.sandbox.policy import Mount
+from supervisor.sandbox.terminal import LeaseRequest, Terminal
+
+_log = structlog.get_logger(__name__)
+
+LIFELINE: Final = f"{PROGRAMS}/lifeline"
+"""Where a lifeline socket's directory is mounted. Not below a tmpfs, which belongs to the session's user."""
+STARTS_AT_ONCE: Final = 4
+"""Containers that are being started at the same time. Engines serialise the larger part; more only makes all
+of them slow."""
+CONNECT_TIMEOUT: Final = 10.0
+"""Seconds for a gate to connect after the engine said that it had started it. It takes about a
+millisecond.
+"""
+
+
+IDLE_TIME: Final = 60.0
+"""Seconds that a gate waits for its claim, which a lease makes as soon as it is ready."""
+
+
+class SandboxTerminal(Terminal, HangUp, Protocol):
+    """What a claim returns: a terminal that can be hung up."""
+
+
+class Gate(Protocol):
+    """A gate that is ready to be claimed, over whichever transport."""
+
+    async def claim(self, request: LeaseRequest) -> SandboxTerminal:
+        """Have it run the request's command."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class Sandbox:
+    """A container that is up, compared with the policy, and waiting for its command.
+
+    Attributes:
+        name: of the container.
+        container: the engine's.
+        pid: of its first process, in the engine's process namespace; it may be reused once the container has
+            ended.
+    """
+
+    name: str
+    container: DockerContainer
+    pid: int
+    _gate: Gate
+
+    @asynccontextmanager
+    async def claim(self, request: LeaseRequest) -> AsyncGenerator[SandboxTerminal]:
+        """Run `request`'s command. Only once. Leaving hangs the command up and waits, at most the request's
+        grace.
+
+        Raises:
+            SandboxError: the gate does not take it, or the request is beyond what it can take.
+        """
+        try:
+            terminal = await self._gate.claim(request)
+        except ValueError as error:
+            raise SandboxError(f"this command cannot be run: {error}") from error
+        try:
+            yield terminal
+        finally:
+            await hang_up(terminal, request.hangup_grace)
+
+
+@attrs.frozen
+class _Plan:
+    """What a container is for, the seconds that its gate waits, and the seconds after which nobody needs
+    it.
+    """
+
+    role: str
+    idle: int
+    whole_life: float
+
+
+@final
+class DockerProvider:
+    """Leases terminals in containers. Made by `providers.open_docker_provider`, which verifies first.
+
+    Args:
+        containers: makes them.
+        command: what a session runs that does not say.
+        nursery: for background tasks of terminals. Must outlive all leases.
+    """
+
+    def __init__(
+        self, containers: HardenedContainers, command: tuple[str, ...], nursery: trio.Nursery
+    ) -> None:
+        self.containers = containers
+        self._command = command
+        self._nursery = nursery
+        self._starting = trio.CapacityLimiter(STARTS_AT_ONCE)
+
+    def __repr__(self) -> str:
+        return f"<DockerProvider {self._starting.borrowed_tokens} starting {self.containers.pending!r}>"
+
+    @property
+    def name(self) -> str:
+        """See `SandboxProvider`."""
+        return "docker"
+
+    @property
+    def isolated(self) -> bool:
+        """See `SandboxProvider`."""
+        return True
+
+    @asynccontextmanager
+    async def lease(self, request: LeaseRequest) -> AsyncGenerator[Terminal]:
+        """See `SandboxProvider`."""
+        request = self.complete(request)
+        async with self.prepare(request.lifetime) as sandbox, sandbox.claim(request) as terminal:
+            yield terminal
+
+    def complete(self, request: LeaseRequest) -> LeaseRequest:
+        """Return `request` with what it leaves open: the command, and variables that every program relies
+        on.
+        """
+        image = self.containers.policy.image
+        return attrs.evolve(
+            request,
+            command=request.command or self._command,
+            environment={
+                "PATH": image.path,
+                "HOME": image.home,
+                "USER": image.user,
+                "LOGNAME": image.user,
+                "TERM": "xterm-256color",
+                **request.environment,
+            },
+        )
+
+    @asynccontextmanager
+    async def prepare(
+        self, lifetime: float, role: str = "session", *, idle: float = IDLE_TIME
+    ) -> AsyncGenerator[Sandbox]:
+        """Start a sandbox that is ready to be claimed.
+
+        Args:
+            lifetime: seconds that its command may run, for the label that says when nobody needs it any more.
+            role: what it is for, likewise.
+            idle: seconds that it waits for a claim before it ends itself.
+
+        Resource handling: leaving closes its data path, then see `HardenedContainers.create`.
+
+        Raises:
+            SandboxError: it could not be started. The text may be shown to anybody; the cause has the
+                details.
+            HardeningError: it is not what the policy asks for. The text names each field.
+        """
+        site = self.containers.site
+        plan = _Plan(role, math.ceil(idle), idle + lifetime + LONGEST_GRACE)
+        start = self._start_on_lifeline if site.transport == "lifeline" else self._start_attached
+        async with AsyncExitStack() as stack:
+            async with self._starting:
+                with self._within(trio.current_time() + site.start_timeout):
+                    sandbox = await start(stack, plan)
+            yield sandbox
+
+    async def _start_on_lifeline(self, stack: AsyncExitStack, plan: _Plan) -> Sandbox:
+        site = self.containers.site
+        assert site.sockets is not None
+        # The socket has no use any more once the gate has connected.
+        async with open_lifeline_socket(site.sockets, site.socket_uid) as listener:
+            made = await stack.enter_async_context(
+                self.containers.create(
+                    [program("gate"), "--idle", str(plan.idle), f"{LIFELINE}/{SOCKET_NAME}"],
+                    role=plan.role,
+                    lifetime=plan.whole_life,
+                    mounts=[*site.program_mounts("gate"), Mount(str(listener.directory), LIFELINE)],
+                )
+            )
+            pid = await made.start()
+            lifeline = await stack.enter_async_context(await listener.accept(pid, CONNECT_TIMEOUT))
+        return Sandbox(made.name, made.engine, pid, lifeline)
+
+    async def _start_attached(self, stack: AsyncExitStack, plan: _Plan) -> Sandbox:
+        site = self.containers.site
+        made = await stack.enter_async_context(
+            self.containers.create(
+                [program("gate"), "--attach", "--idle", str(plan.idle)],
+                role=plan.role,
+                lifetime=plan.whole_life,
+                mounts=site.program_mounts("gate"),
+                tty=True,
+            )
+        )
+        gate = await stack.enter_async_context(attach_gate(made.engine, self._nursery))
+        pid = await made.start()
+        await gate.wait_ready()
+        return Sandbox(made.name, made.engine, pid, gate)
+
+    @contextmanager
+    def _within(self, deadline: float) -> Generator[None]:
+        """Turn lateness and the engine's refusals into errors that anybody may see."""
+        try:
+            with trio.fail_at(deadline):
+                yield
+        except trio.TooSlowError:
+            timeout = self.containers.site.start_timeout
+            raise SandboxError(f"no sandbox came up within {timeout:g} s") from None
+        except DockerError as error:
+            _log.warning("the engine could not start a container", error=str(error))
+            raise SandboxError("the container engine could not start a sandbox") from error

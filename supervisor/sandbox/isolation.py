@@ -1,0 +1,103 @@
+"""Proof that containers on the sessions' network cannot reach each other: by packets that do not arrive.
+
+An option of a network is a promise. On a host without br_netfilter, or whose firewall rules somebody has
+flushed, "no inter-container communication" does nothing at all, and nobody says so. So two containers, made
+like those of sessions, try it at start.
+
+What would make a check succeed for the wrong reason is checked at the same time: each listener must answer
+through its own address, and each container must find the other one on the link (ARP), so that what is missing
+in between is only the packets.
+"""
+
+from contextlib import AsyncExitStack
+from typing import Final
+
+import trio
+
+from supervisor.engine import DockerError
+from supervisor.errors import ConfigurationError
+from supervisor.sandbox.containers import HardenedContainer, HardenedContainers, program
+
+PORT: Final = 7007
+_LISTEN_TIME = 60  # seconds after which a prober ends by itself
+_PATIENCE = 1000  # milliseconds in which an answer would have come; one on a bridge takes less than one
+_CHECK_TIMEOUT = 30.0
+_TCP, _UDP, _NEIGHBOUR = 1, 2, 4
+_REACHED = {_TCP: "TCP", _UDP: "UDP"}
+
+
+async def prove_isolation(containers: HardenedContainers) -> None:
+    """Start two containers on the policy's network and have them try to reach each other. Takes about two
+    seconds.
+
+    Raises:
+        ConfigurationError: they can, or nothing was proved; the text says what to look at.
+        SandboxError: a container is not as the policy asks, or ended.
+        DockerError: the engine refuses.
+    """
+    network = containers.policy.network
+    async with AsyncExitStack() as stack:
+        pair = [
+            await stack.enter_async_context(
+                containers.create(
+                    [program("netprobe"), "listen", str(PORT), str(_LISTEN_TIME)],
+                    role="probe",
+                    lifetime=_LISTEN_TIME,
+                    mounts=containers.site.program_mounts("netprobe"),
+                )
+            )
+            for _ in range(2)
+        ]
+        found: dict[tuple[int, int], int] = {}
+        failures: list[DockerError] = []
+
+        async def contact(source: int, target: int) -> None:
+            address = pair[target].inspected["NetworkSettings"]["Networks"][network]["IPAddress"]
+            try:
+                found[source, target] = await _contact(pair[source], address)
+            except DockerError as error:  # kept out of the nursery, which would wrap it
+                failures.append(error)
+
+        with trio.move_on_after(_CHECK_TIMEOUT) as scope:
+            for container in pair:
+                await container.start()
+            async with trio.open_nursery() as nursery:
+                for source in range(2):
+                    for target in range(2):
+                        nursery.start_soon(contact, source, target)
+        if scope.cancelled_caught:
+            raise ConfigurationError(
+                f"isolation of the network {network}: the check did not end within {_CHECK_TIMEOUT:g} s"
+            )
+        if failures:
+            raise failures[0]
+    for source, target in ((0, 0), (1, 1)):
+        if found[source, target] & (_TCP | _UDP) != _TCP | _UDP:
+            raise ConfigurationError(
+                f"isolation of the network {network}: nothing proved, a prober does not reach itself "
+                f"(status {found[source, target]})"
+            )
+    for source, target in ((0, 1), (1, 0)):
+        status = found[source, target]
+        if reached := [name for bit, name in _REACHED.items() if status & bit]:
+            raise ConfigurationError(
+                f"containers on the network {network} reach each other ({' and '.join(reached)}), although "
+                "it is set not to let them: load the kernel module br_netfilter, set "
+                "net.bridge.bridge-nf-call-iptables=1, and see whether the engine manages the firewall "
+                "(iptables not switched off, its rules not flushed)"
+            )
+        if status != _NEIGHBOUR:
+            raise ConfigurationError(
+                f"isolation of the network {network}: nothing proved, the containers do not find each other "
+                f"on the link (status {status})"
+            )
+
+
+async def _contact(container: HardenedContainer, address: str) -> int:
+    """Have `container` try to reach a listener, and return the prober's exit status."""
+    command = [program("netprobe"), "contact", address, str(PORT), str(_PATIENCE)]
+    execution = await container.engine.exec(command)
+    async with execution.start() as stream:
+        while await stream.receive_some():
+            pass
+    return int((await execution.inspect())["ExitCode"])

@@ -1,0 +1,138 @@
+"""Opens the provider that the settings name: the one door through which the rest of the program gets at
+sandboxes.
+
+Opening verifies (engine, image, network, isolation, a self-test), so that what is wrong shows at start and
+not in front of a user. It takes two to three seconds with provider `docker`.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import structlog
+import trio
+
+from supervisor.engine import Docker, DockerError
+from supervisor.errors import ConfigurationError, SandboxError
+from supervisor.provision.compiler import docker_directory
+from supervisor.reaping.pending import PendingRemovals
+from supervisor.sandbox.containers import HardenedContainers, Site
+from supervisor.sandbox.docker import DockerProvider
+from supervisor.sandbox.identity import this_process
+from supervisor.sandbox.image import ImageFacts, read_image
+from supervisor.sandbox.isolation import prove_isolation
+from supervisor.sandbox.lifeline import runtime_directory
+from supervisor.sandbox.local import open_local_provider
+from supervisor.sandbox.network import NO_NETWORK, ensure_network
+from supervisor.sandbox.policy import HardeningPolicy
+from supervisor.sandbox.seccomp import load_profile
+from supervisor.sandbox.terminal import SandboxProvider
+from supervisor.sandbox.verify import own_programs, read_engine, self_test
+from supervisor.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+DRAIN_TIME: Final = 15.0
+"""Seconds for removals that are still due when the provider is closed."""
+
+
+@asynccontextmanager
+async def open_provider(settings: Settings) -> AsyncGenerator[SandboxProvider]:
+    """Open the provider of `settings`, verified and ready.
+
+    Resource handling: all leases must have ended before it is left.
+
+    Raises:
+        ConfigurationError: this host, the engine, the image or the network is not as it must be; all that is
+            wrong is named.
+    """
+    if settings.provider == "local":
+        async with open_local_provider(settings) as local:
+            yield local
+    else:
+        async with open_docker_provider(settings) as docker:
+            yield docker
+
+
+@asynccontextmanager
+async def open_docker_provider(settings: Settings, *, verify: bool = True) -> AsyncGenerator[DockerProvider]:
+    """Open provider `docker`. See `open_provider`.
+
+    Args:
+        settings: `docker_host` empty means the address that the Docker CLI would use.
+        verify: prove isolation and run the self-test. For tests that do so themselves, or many times.
+    """
+    try:
+        docker = Docker(settings.docker_host or None)
+    except (ValueError, DockerError) as error:
+        raise ConfigurationError(f"DOCKER_HOST={settings.docker_host}: {error}") from error
+    failure: ConfigurationError | None = None
+    async with docker, trio.open_nursery() as nursery:
+        try:
+            provider = await _verified(docker, settings, nursery, verify)
+        except ConfigurationError as error:  # kept out of the nursery, which would wrap it
+            failure = error
+        else:
+            pending = provider.containers.pending
+            nursery.start_soon(pending.run)
+            try:
+                yield provider
+            finally:
+                with trio.CancelScope(shield=True):  # `drain` has a deadline
+                    if left := await pending.drain(DRAIN_TIME):
+                        _log.warning("containers could not be removed", containers=left)
+                nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+async def _verified(
+    docker: Docker, settings: Settings, nursery: trio.Nursery, verify: bool
+) -> DockerProvider:
+    identity = this_process()
+    engine = await read_engine(docker, settings)
+    problems: list[str] = []
+    image: ImageFacts | None = None
+    try:
+        seccomp = load_profile(docker_directory() / "seccomp.json")
+    except ConfigurationError as error:
+        problems.append(str(error))
+        seccomp = None
+    try:
+        programs = await own_programs(settings, engine)
+        sockets = runtime_directory() if settings.transport == "lifeline" else None
+    except ConfigurationError as error:
+        problems.append(str(error))
+        programs, sockets = {}, None
+    try:
+        image = await read_image(docker, settings, identity.labels("image-reader", 60))
+        if not (settings.command or image.command):
+            problems.append(f"image {settings.image} has no command: set SESSION_COMMAND")
+    except (ConfigurationError, DockerError) as error:
+        problems.append(str(error))
+    try:
+        await ensure_network(docker, settings)
+    except (ConfigurationError, DockerError) as error:
+        problems.append(str(error))
+    if problems or image is None or seccomp is None:
+        raise ConfigurationError("provider docker cannot start:\n" + "\n".join(problems))
+    site = Site(
+        docker=docker,
+        identity=identity,
+        transport=settings.transport,
+        programs=programs,
+        sockets=sockets,
+        socket_uid=None if engine.remapped else image.uid,
+        start_timeout=settings.start_timeout,
+    )
+    policy = HardeningPolicy.from_settings(settings, image, seccomp, engine.runtime)
+    containers = HardenedContainers(site, policy, PendingRemovals(docker.containers.container))
+    provider = DockerProvider(containers, settings.command or image.command, nursery)
+    if verify:
+        await self_test(provider)
+        if settings.network != NO_NETWORK:
+            try:
+                await prove_isolation(containers)
+            except (DockerError, SandboxError) as error:
+                raise ConfigurationError(f"isolation of the network {settings.network}: {error}") from error
+    return provider

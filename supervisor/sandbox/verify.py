@@ -1,0 +1,165 @@
+"""What must be true of the engine and of this host before the first session: found out at start, reported all
+at once.
+
+An operator who has to repair three things learns of three things. Nothing here is switched off by being
+absent.
+"""
+
+import functools
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import trio
+
+from supervisor.engine import Docker, DockerConnectionError, DockerError, DockerTimeoutError
+from supervisor.errors import ConfigurationError, SandboxError
+from supervisor.provision.compiler import compile_static, docker_directory, machine_name
+from supervisor.provision.gate import build_gate
+from supervisor.sandbox.docker import DockerProvider
+from supervisor.sandbox.terminal import LeaseRequest
+from supervisor.settings import Settings
+
+_CALL_TIMEOUT = 15.0
+SELF_TEST_TIMEOUT: Final = 15.0
+"""Seconds for each step of the self-test. All of them together take less than one."""
+
+# What the engine knows of its kernel's abilities, by the keys of `GET /info`, and the measure that needs
+# each.
+_ABILITIES: Final = {
+    "MemoryLimit": "memory limit",
+    "SwapLimit": "limit of memory and swap together",
+    "CpuCfsQuota": "CPU limit",
+    "PidsLimit": "limit of processes",
+}
+
+
+@attrs.frozen
+class EngineFacts:
+    """What matters of an engine.
+
+    Attributes:
+        local: containers can have this host's files and sockets mounted.
+        runtime: its default OCI runtime.
+        machine: `x86_64` or `aarch64`.
+        remapped: it maps the users of containers to others of the host.
+    """
+
+    local: bool
+    runtime: str
+    machine: str
+    remapped: bool
+
+
+async def read_engine(docker: Docker, settings: Settings) -> EngineFacts:
+    """Ask the engine what it is.
+
+    Raises:
+        ConfigurationError: it does not answer, or lacks what the policy needs; everything that is missing is
+            named.
+    """
+    where = docker.docker_host
+    try:
+        info = await docker.system.info(timeout=_CALL_TIMEOUT)
+    except (DockerConnectionError, DockerTimeoutError) as error:
+        raise ConfigurationError(
+            f"no Docker Engine answers at {where} (DOCKER_HOST): start one, or run `make serve`, which does "
+            f"({error.message})"
+        ) from error
+    except DockerError as error:
+        raise ConfigurationError(f"the engine at {where} refuses to answer: {error}") from error
+    problems = engine_problems(info)
+    local = where.startswith("unix://")
+    if settings.transport == "lifeline" and not local:
+        problems.append(
+            "transport lifeline needs an engine on this host, behind a unix socket: set "
+            "SANDBOX_TRANSPORT=attach"
+        )
+    if problems:
+        raise ConfigurationError(
+            f"the engine at {where} is not fit for sessions:\n  " + "\n  ".join(problems)
+        )
+    options: list[str] = info.get("SecurityOptions") or []
+    return EngineFacts(
+        local=local,
+        runtime=str(info["DefaultRuntime"]),
+        machine=machine_name(str(info["Architecture"])),
+        remapped=any("name=userns" in option for option in options),
+    )
+
+
+def engine_problems(info: dict[str, Any]) -> list[str]:
+    """Return what an engine's `info` says is missing."""
+    problems = [
+        f"its kernel has no {measure} ({key} is false)"
+        for key, measure in _ABILITIES.items()
+        if not info.get(key)
+    ]
+    if info.get("OSType") != "linux":
+        problems.append(f"its containers are for {info.get('OSType')}, not for linux")
+    options: list[str] = info.get("SecurityOptions") or []
+    if not any("name=seccomp" in option for option in options):
+        problems.append("it has no seccomp (the kernel's CONFIG_SECCOMP, and an engine built with it)")
+    return problems
+
+
+async def own_programs(settings: Settings, engine: EngineFacts) -> dict[str, Path]:
+    """Return our programs by name, compiled where set-up has not done so; none for an engine that cannot
+    mount them.
+
+    Raises:
+        ConfigurationError: there is no gate, or no way to compile.
+    """
+    if not engine.local:
+        return {}
+    if settings.gate is None:
+        build = functools.partial(build_gate, settings.gate_file, engine.machine)
+        await trio.to_thread.run_sync(build)
+    elif not settings.gate.is_file():
+        raise ConfigurationError(f"GATE_FILE={settings.gate}: there is no such file")
+    prober = settings.state_directory / "bin" / "netprobe"
+    source = docker_directory() / "netprobe" / "netprobe.c"
+    await trio.to_thread.run_sync(
+        functools.partial(compile_static, [source], prober, freestanding=False, target=engine.machine)
+    )
+    return {"gate": settings.gate_file.absolute(), "netprobe": prober.absolute()}
+
+
+async def self_test(provider: DockerProvider) -> None:
+    """Start a sandbox, run a command in it, and see that cutting its data path ends it: what all else relies
+    on.
+
+    Raises:
+        ConfigurationError: a step failed, or took too long; the text says which.
+    """
+    step = "starting a sandbox"
+    try:
+        with trio.fail_after(2 * SELF_TEST_TIMEOUT + provider.containers.site.start_timeout):
+            async with provider.prepare(SELF_TEST_TIMEOUT, role="self-test") as sandbox:
+                step = "running a command"
+                # A command that no image has: the gate's own complaint is all the output that is needed.
+                request = LeaseRequest("self-test", ("/nonexistent/self-test",), hangup_grace=0)
+                async with sandbox.claim(request) as terminal:
+                    output = b""
+                    while data := await terminal.receive_some():
+                        output += data
+                    status = await terminal.wait_closed()
+                if status.code != 127 or b"not found" not in output:
+                    raise SandboxError(f"a command ended with {status} and {output[:80]!r}")
+            async with provider.prepare(SELF_TEST_TIMEOUT, role="self-test") as sandbox:
+                step = "ending a sandbox"
+                container = sandbox.container
+            if sandbox.name in provider.containers.pending.names():
+                raise SandboxError(f"{container!r} could not be removed")
+    except (SandboxError, DockerError, trio.BrokenResourceError, trio.TooSlowError) as error:
+        raise ConfigurationError(f"self-test, {step}: {_explanation(error)}") from error
+
+
+def _explanation(error: BaseException) -> str:
+    """Return an error's text and those of its causes: an operator needs what a user must not see."""
+    texts: list[str] = []
+    each: BaseException | None = error
+    while each is not None:
+        texts.append(str(each) or type(each).__name__)
+        each = each.__cause__
+    return ": ".join(texts)
