@@ -23,7 +23,7 @@ from supervisor.provision.report import Step
 from supervisor.sandbox.identity import PRODUCT
 from supervisor.settings import Settings
 
-DEFAULT_IMAGE: str = attrs.fields_dict(Settings)["image"].default
+DEFAULT_IMAGE = str(attrs.fields_dict(Settings)["image"].default)
 DEFAULT_COMMANDS = ("ably",)
 """What the restricted shell allows when there is neither a setting nor a CLI that says so."""
 WORKBENCH = f"{PRODUCT}-workbench:latest"
