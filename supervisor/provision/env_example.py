@@ -6,7 +6,7 @@ To bring the file up to date: `python -m supervisor.provision.env_example > .env
 import shlex
 import sys
 import textwrap
-from typing import Any, cast
+from typing import Any
 
 import attrs
 
@@ -37,14 +37,18 @@ def shown(value: Any, name: str, *, is_size: bool) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        words = [str(word) for word in cast("tuple[Any, ...]", value)]
-        return shlex.join(words) if name.endswith("COMMAND") else ",".join(words)
+        return _joined(value, by_words=name.endswith("COMMAND"))
     if name.endswith("_MS"):
         return f"{value * 1000:.0f}"
     for unit, letter in _UNITS if is_size else ():
         if value % unit == 0:
             return f"{value // unit}{letter}"
     return str(value)
+
+
+def _joined(words: Any, *, by_words: bool) -> str:
+    texts = [str(word) for word in words]
+    return shlex.join(texts) if by_words else ",".join(texts)
 
 
 if __name__ == "__main__":
