@@ -131,6 +131,8 @@ class Api:
         version: `auto` until negotiated, then `v1.41` or the like.
         timeout: default seconds per call, `math.inf` for none.
         closed: no further call is made.
+        transport: sends the requests.
+        connector: makes the connections of streams.
     """
 
     def __init__(
@@ -143,7 +145,7 @@ class Api:
         origin: str = "http://docker",
     ) -> None:
         self.transport = transport
-        self._connector = connector
+        self.connector = connector
         self.version = version
         self.timeout = math.inf if timeout is None else timeout
         self.closed = False
@@ -270,7 +272,7 @@ class Api:
         what = f"POST /{path}"
         with deadline_in(self.seconds(timeout), what):
             try:
-                connection = await self._connector()
+                connection = await self.connector()
             except (OSError, trio.BrokenResourceError, ssl.SSLError) as error:
                 raise DockerConnectionError(
                     f"cannot connect to the engine at {self._where}: {error}"

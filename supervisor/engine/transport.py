@@ -12,7 +12,7 @@ this one may serve an `httpx.AsyncClient`.
 
 import ssl
 from collections.abc import AsyncIterator
-from typing import final
+from typing import NamedTuple, final
 
 import httpx
 import trio
@@ -25,6 +25,18 @@ IDLE_SECONDS = 30.0
 """A connection that rested longer is not used again."""
 
 _REPEATABLE = frozenset({"GET", "HEAD"})
+
+
+class TransportStatistics(NamedTuple):
+    """Connections of a transport.
+
+    Attributes:
+        in_use: held by answers that have not been read to their end, or closed.
+        idle: resting.
+    """
+
+    in_use: int
+    idle: int
 
 
 @final
@@ -46,6 +58,10 @@ class EngineTransport(httpx.AsyncBaseTransport):
 
     def __repr__(self) -> str:
         return f"<EngineTransport {self._in_use} in use, {len(self._idle)} idle>"
+
+    def statistics(self) -> TransportStatistics:
+        """Return how many connections there are now."""
+        return TransportStatistics(self._in_use, len(self._idle))
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send `request` and return its answer, whose stream must be closed."""
