@@ -48,6 +48,8 @@ async def receive_frame_bytes(
     except ConnectionResetError:
         raise SandboxError("the gate is gone") from None  # it left something of ours unread
     except OSError as error:
+        if connection.fileno() < 0:
+            raise trio.ClosedResourceError("this lifeline is closed") from None
         raise SandboxError(f"cannot read from the gate: {error}") from error
     descriptors = array.array("i")
     for level, kind, content in ancillary:
@@ -92,13 +94,13 @@ async def shake_hands(connection: trio.socket.SocketType, pid: int) -> "Lifeline
         with trio.fail_after(HANDSHAKE_TIMEOUT):
             payload = None
             while payload is None:
-                first = not received
-                more = await receive_frame_bytes(connection, received, gate_frames.READY)
-                descriptors += more
-                if len(more) != (1 if first else 0):
-                    raise SandboxError("the gate sent no descriptor with REDY's first byte, or one later")
+                descriptors += await receive_frame_bytes(connection, received, gate_frames.READY)
+                if len(descriptors) > 1:
+                    raise SandboxError("the gate sent too many descriptors")
                 payload = gate_frames.READY.take(received)
         gate_frames.check_ready(payload)
+        if not descriptors:
+            raise SandboxError("the gate sent no descriptor with REDY")
         (master,) = descriptors
         require_pty_master(master)
         descriptors.clear()
@@ -236,8 +238,8 @@ class LifelineTerminal:
         """
         with self._waiting:
             await trio.lowlevel.checkpoint()
-            if self._connection.fileno() < 0 and self._breach is None:
-                raise trio.ClosedResourceError("this terminal is closed")
+            if self._breach is None:
+                self._check_open()
             while self._status is None and self._breach is None:
                 try:
                     await self._receive_exit()
@@ -269,6 +271,7 @@ class LifelineTerminal:
         if self._breach is not None:
             await trio.lowlevel.checkpoint()
             return
+        self._check_open()
         try:
             await _send(self._connection, gate_frames.TERMINATE)
         except (BrokenPipeError, ConnectionResetError):
@@ -279,3 +282,7 @@ class LifelineTerminal:
         self._connection.close()
         self._pty.close()
         await trio.lowlevel.checkpoint()
+
+    def _check_open(self) -> None:
+        if self._connection.fileno() < 0:
+            raise trio.ClosedResourceError("this terminal is closed")
