@@ -311,7 +311,8 @@ class Api:
         except httpx.TransportError as error:
             raise DockerConnectionError(f"{what}: no answer from {self._where}: {error}") from error
         reply = Reply(response, what, seconds, deadline)
-        if 200 <= reply.status < 300:
+        # 304 says that a container is started, or stopped, already.
+        if 200 <= reply.status < 300 or reply.status == 304:
             return reply
         raise await refusal(reply)
 

@@ -266,8 +266,8 @@ class Storm:
 
 @pytest.mark.engine
 async def test_after_a_storm_of_cancellations_everything_still_works(docker: Docker, label: str) -> None:
-    # An engine does one thing after the other to a container; so that not everything waits for the execs, there
-    # are three.
+    # An engine does one thing after the other to a container; so that not everything waits for the execs,
+    # there are three.
     targets = [await docker.containers.create(config(label, "cat")) for _ in range(3)]
     for target in targets:
         await target.start()
