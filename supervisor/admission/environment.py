@@ -37,8 +37,8 @@ _NEVER: Final = re.compile(
     | BASH.* | ZDOTDIR | IFS | SHELLOPTS | PROMPT_COMMAND | PS[02-9] | HISTFILE | INPUTRC
     | GLOBIGNORE | EXECIGNORE | POSIXLY_CORRECT
     # interpreters and tools that load or run what a variable says
-    | NODE_.* | NPM_.* | PYTHON.* | PERL.* | RUBY.* | GIT_.* | JAVA_.* | _JAVA_.* | JDK_.* | OPENSSL_.* | SSL_.*
-    | CURL_.* | OCLIF_.*
+    | NODE_.* | NPM_.* | PYTHON.* | PERL.* | RUBY.* | GIT_.* | JAVA_.* | _JAVA_.* | JDK_.* | OPENSSL_.*
+    | SSL_.* | CURL_.* | OCLIF_.*
     | EDITOR | VISUAL | PAGER | MANPAGER | BROWSER | LESS.* | TERMINFO.* | TERMCAP | VIM.* | EXINIT | .*_PROXY
     # the credentials and hosts that the server itself sets
     | ABLY_(?!WEB_CLI_MODE).*

@@ -57,6 +57,8 @@ def parse_authority(text: str) -> Authority | None:
     port = None if match["port"] is None else int(match["port"])
     if port is not None and not 1 <= port <= 65535:
         return None
+    if match["v6"] is not None and ":" not in match["v6"]:
+        return None
     if match["v6"] is None and not _NUMERIC.fullmatch(match["name"]):
         return Authority(match["name"].lower(), port)
     address = _address(match["v6"] or match["name"])
