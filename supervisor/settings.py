@@ -1,8 +1,8 @@
 """Every knob once: its name, environment variable, default, unit, range and one sentence.
 
-Settings are a frozen value, made at start from the environment (and `.env`), validated all at once, and handed to whoever needs
-them. Nothing else reads the environment. Durations are seconds inside the program; variables that end in `_MS` are milliseconds,
-as their established names say.
+Settings are a frozen value, made at start from the environment (and `.env`), validated all at once, and
+handed to whoever needs them. Nothing else reads the environment. Durations are seconds inside the program;
+variables that end in `_MS` are milliseconds, as their established names say.
 """
 
 import ipaddress
@@ -25,7 +25,8 @@ _SIZE_UNITS = {"": 1, "k": KIB, "m": MIB, "g": 1024 * MIB}
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes that `text` means: a number, with `k`, `m` or `g` for powers of 1024 (as Docker writes sizes)."""
+    """Return the bytes that `text` means: a number, with `k`, `m` or `g` for powers of 1024 (as Docker writes
+    sizes)."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)(?:i?b)?", text.strip().lower())
     if match is None:
         raise ValueError("must be a size such as 256m or 268435456")
@@ -344,6 +345,20 @@ class Settings:
         "The CLI's config directory in the container.",
         _matches(r"/[A-Za-z0-9_./-]+", "an absolute path"),
     )
+    warm_pool_size: int = _setting(
+        "WARM_POOL_SIZE",
+        2,
+        int,
+        "Containers that wait, ready, for the next session; 0: none.",
+        _between(0, 1000),
+    )
+    warm_pool_max_age: float = _setting(
+        "WARM_POOL_MAX_AGE_MS",
+        30 * MINUTE,
+        _milliseconds,
+        "Age at which a waiting container is replaced.",
+        _between(10, 1e6),
+    )
     start_timeout: float = _setting(
         "SANDBOX_START_TIMEOUT_MS", 30.0, _milliseconds, "Time for a container to come up.", _between(1, 600)
     )
@@ -362,7 +377,7 @@ class Settings:
         "SANDBOX_PACKAGES",
         (),
         _list,
-        "Debian packages whose programs the made base has; empty: libraries only, and no program but the shell.",
+        "Debian packages whose programs the made base has; empty: libraries only, and no program.",
     )
     cli_package: str = _setting(
         "CLI_NPM_PACKAGE",
@@ -374,7 +389,7 @@ class Settings:
         "STATE_DIRECTORY",
         None,
         _path,
-        "Where set-up keeps what it makes; empty: .state in a checkout, else ~/.local/state/terminal-supervisor.",
+        "Where set-up keeps what it makes; empty: .state, or in ~/.local/state when installed.",
     )
 
     # operation
@@ -428,7 +443,7 @@ class Settings:
         if not self.loopback:
             if not self.signing_secret:
                 problems.append(
-                    f"HOST={self.host}: without TERMINAL_SERVER_SIGNING_SECRET only a loopback address is possible; "
+                    f"HOST={self.host}: without TERMINAL_SERVER_SIGNING_SECRET only loopback is possible; "
                     "set a secret or HOST=127.0.0.1"
                 )
             if self.provider == "local":
@@ -437,7 +452,7 @@ class Settings:
                 )
             if not self.tls_certificate and not self.insecure_plain_ws:
                 problems.append(
-                    f"HOST={self.host}: plain ws:// would show credentials on the wire; set TLS_CERTIFICATE_FILE, "
+                    f"HOST={self.host}: plain ws:// shows credentials on the wire; set TLS_CERTIFICATE_FILE, "
                     "or INSECURE_PLAIN_WS=true when a proxy before this server does TLS"
                 )
         if self.signing_secret and len(self.signing_secret) < 16:
@@ -481,7 +496,8 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
 
 
 def read_env_file(path: Path) -> dict[str, str]:
-    """Return the `NAME=value` lines of `path` ({} when there is no such file); values may be quoted as in a shell.
+    """Return the `NAME=value` lines of `path` ({} when there is no such file); values may be quoted as in a
+    shell.
 
     Raises:
         ConfigurationError: a line is neither empty, a comment nor an assignment.

@@ -1,15 +1,15 @@
-"""Warm pool: sandboxes that are up, verified and empty-handed, so that a session starts with a frame instead of
-a container.
+"""Warm pool: sandboxes that are up, verified and empty-handed, so that a session starts with a frame instead
+of a container.
 
 Each waiting sandbox has a keeper, a task that prepared it and will remove it; a lease borrows it and gives it
-back to its keeper, who takes it away as after a cold start. The pool is a convenience: whenever it has nothing
-to give (used up, too old, died while waiting), the lease is a cold start, never an error.
+back to its keeper, who takes it away as after a cold start. The pool is a convenience: whenever it has
+nothing to give (used up, too old, died while waiting), the lease is a cold start, never an error.
 """
 
 import math
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Final, final
 
 import attrs
@@ -22,6 +22,8 @@ from supervisor.sandbox.terminal import LeaseRequest, Terminal
 
 log = get_logger(__name__)
 
+CLAIM_MARGIN: Final = 60.0
+"""Seconds that a gate waits longer than the pool keeps it, so that no claim meets a gate that gives up."""
 FIRST_BACK_OFF: Final = 1.0
 LONGEST_BACK_OFF: Final = 60.0
 """Seconds between attempts while sandboxes cannot be prepared."""
@@ -54,7 +56,7 @@ class WarmPool:
     Args:
         provider: prepares sandboxes.
         size: how many wait.
-        max_age: seconds after which a waiting sandbox is replaced; less than its gate waits for a command.
+        max_age: seconds after which a waiting sandbox is replaced.
         lifetime: seconds that a command may run, as in `DockerProvider.prepare`.
     """
 
@@ -104,12 +106,15 @@ class WarmPool:
         self._retire_old()
 
     async def _keep(self, *, task_status: trio.TaskStatus[None]) -> None:
-        async with self.provider.prepare(self._max_age + self._lifetime, "pool") as sandbox:
+        async with self._prepared() as sandbox:
             waiting = _Waiting(sandbox, trio.current_time())
             self._waiting.append(waiting)
             task_status.started()
             await waiting.done.wait()
         waiting.gone.set()
+
+    def _prepared(self) -> AbstractAsyncContextManager[Sandbox]:
+        return self.provider.prepare(self._lifetime, "pool", idle=self._max_age + CLAIM_MARGIN)
 
     def _retire_old(self) -> None:
         while self._waiting and self._waiting[0].since + self._max_age <= trio.current_time():

@@ -25,6 +25,7 @@ from supervisor.sandbox.lifeline import runtime_directory
 from supervisor.sandbox.local import open_local_provider
 from supervisor.sandbox.network import NO_NETWORK, ensure_network
 from supervisor.sandbox.policy import HardeningPolicy
+from supervisor.sandbox.pool import WarmPool
 from supervisor.sandbox.seccomp import load_profile
 from supervisor.sandbox.terminal import SandboxProvider
 from supervisor.sandbox.verify import own_programs, read_engine, self_test
@@ -51,7 +52,16 @@ async def open_provider(settings: Settings) -> AsyncGenerator[SandboxProvider]:
             yield local
     else:
         async with open_docker_provider(settings) as docker:
-            yield docker
+            if not settings.warm_pool_size:
+                yield docker
+                return
+            async with trio.open_nursery() as nursery:
+                pool = WarmPool(
+                    docker, settings.warm_pool_size, settings.warm_pool_max_age, settings.max_duration
+                )
+                nursery.start_soon(pool.run)
+                yield pool
+                nursery.cancel_scope.cancel()
 
 
 @asynccontextmanager
