@@ -1,6 +1,7 @@
 """One container."""
 
 import io
+import math
 import shlex
 import tarfile
 import tempfile
@@ -13,7 +14,16 @@ from supervisor.engine.logs import DockerLog, LogStream
 from supervisor.engine.params import segment
 from supervisor.engine.progress import JSONStream
 from supervisor.engine.stream import Opening, Stream, no_detach_keys, no_exec_detach_keys
-from supervisor.engine.types import JSON, SENTINEL, Body, PortInfo, Timeout
+from supervisor.engine.types import (
+    JSON,
+    SENTINEL,
+    Body,
+    IdResult,
+    PortInfo,
+    Timeout,
+    TopResult,
+    WaitResult,
+)
 
 if TYPE_CHECKING:
     from supervisor.engine.docker import Docker
@@ -115,12 +125,15 @@ class DockerContainer:
         """Let them go on."""
         await self._api.done("POST", f"{self._path}/unpause", timeout=timeout)
 
-    async def wait(self, *, timeout: Timeout = None, **kwargs: Any) -> JSON:
-        """Wait for its end (or for the `condition`: `not-running`, `next-exit`, `removed`); return
-        `{"StatusCode": …}`. No deadline by default.
+    async def wait(self, *, timeout: Timeout = SENTINEL, **kwargs: Any) -> WaitResult:
+        """Wait for its end, without a deadline unless one is given.
+
+        `condition` is what to wait for: `not-running` (default), `next-exit` or `removed`.
         """
-        path = f"{self._path}/wait"
-        return cast("JSON", await self._api.json("POST", path, params=kwargs, timeout=timeout))
+        answer = await self._api.json(
+            "POST", f"{self._path}/wait", params=kwargs, timeout=timeout, default=math.inf
+        )
+        return cast("WaitResult", answer)
 
     async def delete(
         self, *, force: bool = False, v: bool = False, link: bool = False, timeout: Timeout = SENTINEL
@@ -144,12 +157,14 @@ class DockerContainer:
         """Set the size of its terminal, in characters. Status 409 while it does not run."""
         await self._api.done("POST", f"{self._path}/resize", params={"h": h, "w": w}, timeout=timeout)
 
-    async def top(self, *, ps_args: str | None = None, timeout: Timeout = SENTINEL) -> JSON:
+    async def top(self, *, ps_args: str | None = None, timeout: Timeout = SENTINEL) -> TopResult:
         """Return its processes: `{"Titles": […], "Processes": [[…], …]}`, as the host's `ps` lists them
         (default `-ef`).
         """
         params = {"ps_args": ps_args}
-        return cast("JSON", await self._api.json("GET", f"{self._path}/top", params=params, timeout=timeout))
+        return cast(
+            "TopResult", await self._api.json("GET", f"{self._path}/top", params=params, timeout=timeout)
+        )
 
     async def port(self, private_port: int | str) -> list[PortInfo] | None:
         """Return where a port of the container (`80`, `"80/udp"`) is published, None if it is not. Asks the
@@ -174,7 +189,7 @@ class DockerContainer:
         config: JSON | None = None,
         pause: bool = True,
         timeout: Timeout = SENTINEL,
-    ) -> JSON:
+    ) -> IdResult:
         """Make an image of it and return `{"Id": …}`. `changes` are Dockerfile instructions, `config`
         replaces its configuration.
         """
@@ -190,7 +205,7 @@ class DockerContainer:
         answer = await self._api.json(
             "POST", "commit", params=params, body=config, timeout=timeout, default=LONG_TIMEOUT
         )
-        return cast("JSON", answer)
+        return cast("IdResult", answer)
 
     async def get_archive(self, path: str, *, timeout: Timeout = SENTINEL) -> tarfile.TarFile:
         """Return a file or directory of the container as an open tar archive; large ones are kept in a
@@ -270,7 +285,7 @@ class DockerContainer:
         if not (stdout or stderr):
             raise TypeError("log needs stdout or stderr")
         params = {"stdout": stdout, "stderr": stderr, "follow": follow, **kwargs}
-        default = float("inf") if follow else LONG_TIMEOUT
+        default = math.inf if follow else LONG_TIMEOUT
 
         async def request() -> Reply:
             path = f"{self._path}/logs"
@@ -293,7 +308,7 @@ class DockerContainer:
         """
 
         async def request() -> Reply:
-            default = float("inf") if stream else None
+            default = math.inf if stream else None
             path = f"{self._path}/stats"
             return await self._api.open(
                 "GET", path, params={"stream": stream}, timeout=timeout, default=default

@@ -10,7 +10,7 @@ from supervisor.engine.container import DockerContainer
 from supervisor.engine.errors import DockerContainerError, DockerError
 from supervisor.engine.execs import Exec
 from supervisor.engine.params import clean_filters, segment
-from supervisor.engine.types import JSON, SENTINEL, Timeout
+from supervisor.engine.types import JSON, SENTINEL, ContainersPruned, Timeout
 from supervisor.engine.undo import PATIENCE, all_or_nothing
 
 if TYPE_CHECKING:
@@ -133,13 +133,15 @@ class DockerContainers:
         """Return an exec by id without asking whether it exists."""
         return Exec(self.docker, exec_id)
 
-    async def prune(self, *, filters: Mapping[str, Any] | None = None, timeout: Timeout = SENTINEL) -> JSON:
+    async def prune(
+        self, *, filters: Mapping[str, Any] | None = None, timeout: Timeout = SENTINEL
+    ) -> ContainersPruned:
         """Delete stopped containers; return which, and the bytes won. Filters: `until`, `label`, `label!`."""
         params = {"filters": clean_filters(filters)}
         answer = await self._api.json(
             "POST", "containers/prune", params=params, timeout=timeout, default=LONG_TIMEOUT
         )
-        return cast("JSON", answer)
+        return cast("ContainersPruned", answer)
 
 
 def _shows(container: DockerContainer, config: JSON) -> bool:

@@ -16,7 +16,7 @@ from supervisor.engine.images import DockerImages
 from supervisor.engine.networks import DockerNetworks
 from supervisor.engine.system import DockerSystem
 from supervisor.engine.transport import EngineTransport
-from supervisor.engine.types import JSON, SENTINEL, Timeout
+from supervisor.engine.types import SENTINEL, AuthResult, Timeout, Version
 from supervisor.engine.volumes import DockerVolumes
 
 
@@ -99,15 +99,15 @@ class Docker:
         self.api.closed = True
         await self._own.aclose()
 
-    async def version(self, *, timeout: Timeout = SENTINEL) -> JSON:
+    async def version(self, *, timeout: Timeout = SENTINEL) -> Version:
         """Return the engine's version: `Version`, `ApiVersion`, `MinAPIVersion`, `Os`, `Arch`,
         `KernelVersion`, …
         """
-        return cast("JSON", await self.api.json("GET", "version", timeout=timeout))
+        return cast("Version", await self.api.json("GET", "version", timeout=timeout))
 
-    async def auth(self, **credentials: Any) -> JSON:
+    async def auth(self, **credentials: Any) -> AuthResult:
         """Check credentials with a registry: `username`, `password`, `serveraddress`; or `identitytoken`."""
-        return cast("JSON", await self.api.json("POST", "auth", body=credentials))
+        return cast("AuthResult", await self.api.json("POST", "auth", body=credentials))
 
 
 async def _no_streams() -> Connection:

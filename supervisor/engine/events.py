@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, final
+from typing import TYPE_CHECKING, Any, Self, cast, final
 
 import trio
 
@@ -16,12 +16,12 @@ from supervisor.engine.api import Reply
 from supervisor.engine.errors import DockerConnectionError, DockerError
 from supervisor.engine.params import clean_filters
 from supervisor.engine.progress import JSONStream
-from supervisor.engine.types import JSON
+from supervisor.engine.types import Event
 
 if TYPE_CHECKING:
     from supervisor.engine.docker import Docker
 
-RECONNECTED: JSON = {"Type": "client", "Action": "reconnected"}
+RECONNECTED: Event = {"Type": "client", "Action": "reconnected"}
 """The event that a subscription makes up itself after a reconnection: look at the whole state again, events
 may be missing.
 """
@@ -79,7 +79,7 @@ class EventSubscription:
             self._params["filters"] = clean_filters(params["filters"])
         self._lines: JSONStream | None = None
         self._last = 0  # timeNano of the last event
-        self._told: list[JSON] = []  # the events of that nanosecond
+        self._told: list[Event] = []  # the events of that nanosecond
         self.reconnections = 0
 
     async def __aenter__(self) -> Self:
@@ -104,14 +104,14 @@ class EventSubscription:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> JSON:
+    async def __anext__(self) -> Event:
         if self._lines is None:
             raise RuntimeError(
                 "enter the subscription first: async with docker.events.subscribe(…) as events"
             )
         while True:
             try:
-                event = await anext(self._lines, None)
+                event = cast("Event | None", await anext(self._lines, None))
             except DockerConnectionError:
                 if not self._reconnect:
                     raise
@@ -120,17 +120,17 @@ class EventSubscription:
                 if not self._reconnect:
                     raise StopAsyncIteration
                 await self._resume()
-                return dict(RECONNECTED)
+                return RECONNECTED.copy()
             if self._is_new(event):
                 return event
 
-    async def get(self) -> JSON | None:
+    async def get(self) -> Event | None:
         """Return the next event, None when there will be no more (`until`, or `reconnect=False` and the
         engine has ended it).
         """
         return await anext(self, None)
 
-    def _is_new(self, event: JSON) -> bool:
+    def _is_new(self, event: Event) -> bool:
         nano = event.get("timeNano", 0)
         if nano != self._last:
             self._told = []

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal, cast, final, overload
 
 from supervisor.engine.params import segment
 from supervisor.engine.stream import Opening, Stream
-from supervisor.engine.types import JSON, SENTINEL, Timeout
+from supervisor.engine.types import SENTINEL, ExecState, Timeout
 
 if TYPE_CHECKING:
     from supervisor.engine.docker import Docker
@@ -29,16 +29,20 @@ class Exec:
         """The engine's id of it."""
         return self._id
 
-    async def inspect(self) -> JSON:
+    async def inspect(self, *, timeout: Timeout = SENTINEL) -> ExecState:
         """Return what the engine knows of it: `Running`, `ExitCode`, `Pid`, `ProcessConfig`, …"""
-        data = cast("JSON", await self._api.json("GET", f"exec/{segment(self._id)}/json"))
+        path = f"exec/{segment(self._id)}/json"
+        data = cast("ExecState", await self._api.json("GET", path, timeout=timeout))
         self._tty = bool(data["ProcessConfig"]["tty"])
         return data
 
-    async def resize(self, *, h: int | None = None, w: int | None = None) -> None:
+    async def resize(
+        self, *, h: int | None = None, w: int | None = None, timeout: Timeout = SENTINEL
+    ) -> None:
         """Set the size of its terminal, in characters."""
         if h is not None or w is not None:
-            await self._api.done("POST", f"exec/{segment(self._id)}/resize", params={"h": h, "w": w})
+            path = f"exec/{segment(self._id)}/resize"
+            await self._api.done("POST", path, params={"h": h, "w": w}, timeout=timeout)
 
     @overload
     def start(self, *, timeout: Timeout = SENTINEL, detach: Literal[False] = False) -> Stream: ...

@@ -10,12 +10,27 @@ from typing import TYPE_CHECKING, Any, Literal, Self, cast, final, overload
 from supervisor.engine.api import LONG_TIMEOUT, Reply
 from supervisor.engine.params import clean_filters, image_path, registry_auth
 from supervisor.engine.progress import JSONStream
-from supervisor.engine.types import JSON, SENTINEL, Body, SupportsRead, Timeout
+from supervisor.engine.types import (
+    JSON,
+    SENTINEL,
+    Body,
+    BuildsPruned,
+    ImageDeleted,
+    ImageLayer,
+    ImagesPruned,
+    ImageSummary,
+    SupportsRead,
+    Timeout,
+)
 
 if TYPE_CHECKING:
     from supervisor.engine.docker import Docker
 
+# Inside the class, `list` is its method.
 Objects = list[JSON]
+Summaries = list[ImageSummary]
+Layers = list[ImageLayer]
+Deletions = list[ImageDeleted]
 Progress = JSONStream | Awaitable[Objects]
 Credentials = Mapping[str, Any] | str | bytes
 _TAR = {"Content-Type": "application/x-tar"}
@@ -36,12 +51,12 @@ class DockerImages:
 
     async def list(
         self, *, filters: Mapping[str, Any] | str | None = None, timeout: Timeout = SENTINEL, **params: Any
-    ) -> Objects:
+    ) -> Summaries:
         """Return the images; `filters`: `dangling`, `label`, `reference`, `before`, `since`; `all`, `digests`
         as in the Engine API.
         """
         params["filters"] = filters if isinstance(filters, str) else clean_filters(filters)
-        return cast("Objects", await self._api.json("GET", "images/json", params=params, timeout=timeout))
+        return cast("Summaries", await self._api.json("GET", "images/json", params=params, timeout=timeout))
 
     async def inspect(self, name: str, *, timeout: Timeout = SENTINEL) -> JSON:
         """Return what the engine knows of an image."""
@@ -52,10 +67,10 @@ class DockerImages:
         warnings.warn("images.get is deprecated, use images.inspect", DeprecationWarning, stacklevel=2)
         return await self.inspect(name)
 
-    async def history(self, name: str, *, timeout: Timeout = SENTINEL) -> Objects:
+    async def history(self, name: str, *, timeout: Timeout = SENTINEL) -> Layers:
         """Return an image's layers, the last one first."""
         path = f"images/{image_path(name)}/history"
-        return cast("Objects", await self._api.json("GET", path, timeout=timeout))
+        return cast("Layers", await self._api.json("GET", path, timeout=timeout))
 
     async def tag(self, name: str, repo: str, *, tag: str | None = None, timeout: Timeout = SENTINEL) -> bool:
         """Give an image a further name, `repo` with `tag` (default `latest`)."""
@@ -65,7 +80,7 @@ class DockerImages:
 
     async def delete(
         self, name: str, *, force: bool = False, noprune: bool = False, timeout: Timeout = SENTINEL
-    ) -> Objects:
+    ) -> Deletions:
         """Take a name from an image, or remove it with its untagged parents; return what was done.
 
         Args:
@@ -76,14 +91,16 @@ class DockerImages:
         """
         params = {"force": force, "noprune": noprune}
         path = f"images/{image_path(name)}"
-        return cast("Objects", await self._api.json("DELETE", path, params=params, timeout=timeout))
+        return cast("Deletions", await self._api.json("DELETE", path, params=params, timeout=timeout))
 
-    async def prune(self, *, filters: Mapping[str, Any] | None = None, timeout: Timeout = SENTINEL) -> JSON:
+    async def prune(
+        self, *, filters: Mapping[str, Any] | None = None, timeout: Timeout = SENTINEL
+    ) -> ImagesPruned:
         """Delete unused images; return which, and the bytes won. `filters`: `dangling`, `until`, `label`,
         `label!`.
         """
         params = {"filters": clean_filters(filters)}
-        return await self._prune("images/prune", params, timeout)
+        return cast("ImagesPruned", await self._prune("images/prune", params, timeout))
 
     async def prune_builds(
         self,
@@ -94,7 +111,7 @@ class DockerImages:
         all_builds: bool | None = None,
         filters: Mapping[str, Any] | None = None,
         timeout: Timeout = SENTINEL,
-    ) -> JSON:
+    ) -> BuildsPruned:
         """Delete the builder's cache; return which, and the bytes won.
 
         Args:
@@ -112,11 +129,10 @@ class DockerImages:
             "all": all_builds,
             "filters": clean_filters(filters),
         }
-        return await self._prune("build/prune", params, timeout)
+        return cast("BuildsPruned", await self._prune("build/prune", params, timeout))
 
-    async def _prune(self, path: str, params: Mapping[str, Any], timeout: Timeout) -> JSON:
-        answer = await self._api.json("POST", path, params=params, timeout=timeout, default=LONG_TIMEOUT)
-        return cast("JSON", answer)
+    async def _prune(self, path: str, params: Mapping[str, Any], timeout: Timeout) -> Any:
+        return await self._api.json("POST", path, params=params, timeout=timeout, default=LONG_TIMEOUT)
 
     @overload
     def pull(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 
 from supervisor.engine.api import LONG_TIMEOUT
 from supervisor.engine.params import clean_filters, segment
-from supervisor.engine.types import JSON, SENTINEL, Timeout
+from supervisor.engine.types import JSON, SENTINEL, NetworksPruned, Timeout
 from supervisor.engine.undo import all_or_nothing
 
 if TYPE_CHECKING:
@@ -47,13 +47,15 @@ class DockerNetworks:
         data = await self._api.json("GET", f"networks/{segment(net_specs)}", timeout=timeout)
         return DockerNetwork(self.docker, data["Id"])
 
-    async def prune(self, *, filters: Mapping[str, Any] | None = None, timeout: Timeout = SENTINEL) -> JSON:
+    async def prune(
+        self, *, filters: Mapping[str, Any] | None = None, timeout: Timeout = SENTINEL
+    ) -> NetworksPruned:
         """Delete networks that no container uses; return which. `filters`: `until`, `label`, `label!`."""
         params = {"filters": clean_filters(filters)}
         answer = await self._api.json(
             "POST", "networks/prune", params=params, timeout=timeout, default=LONG_TIMEOUT
         )
-        return cast("JSON", answer)
+        return cast("NetworksPruned", answer)
 
 
 @final

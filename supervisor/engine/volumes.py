@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, cast, final
 
 from supervisor.engine.api import LONG_TIMEOUT
 from supervisor.engine.params import clean_filters, segment
-from supervisor.engine.types import JSON, SENTINEL, Timeout
+from supervisor.engine.types import JSON, SENTINEL, Timeout, Volume, VolumeList, VolumesPruned
 from supervisor.engine.undo import all_or_nothing
 
 if TYPE_CHECKING:
@@ -20,10 +20,12 @@ class DockerVolumes:
         self.docker = docker
         self._api = docker.api
 
-    async def list(self, *, filters: Mapping[str, Any] | None = None, timeout: Timeout = SENTINEL) -> JSON:
+    async def list(
+        self, *, filters: Mapping[str, Any] | None = None, timeout: Timeout = SENTINEL
+    ) -> VolumeList:
         """Return `{"Volumes": […], "Warnings": …}`; `filters`: `dangling`, `driver`, `label`, `name`."""
         params = {"filters": clean_filters(filters)}
-        return cast("JSON", await self._api.json("GET", "volumes", params=params, timeout=timeout))
+        return cast("VolumeList", await self._api.json("GET", "volumes", params=params, timeout=timeout))
 
     async def get(self, id: str, *, timeout: Timeout = SENTINEL) -> "DockerVolume":  # noqa: A002 - aiodocker's name
         """Return the volume of this name."""
@@ -45,7 +47,9 @@ class DockerVolumes:
             return await create()
         return await all_or_nothing(create, lambda volume: volume.delete())
 
-    async def prune(self, *, filters: Mapping[str, Any] | None = None, timeout: Timeout = SENTINEL) -> JSON:
+    async def prune(
+        self, *, filters: Mapping[str, Any] | None = None, timeout: Timeout = SENTINEL
+    ) -> VolumesPruned:
         """Delete volumes that no container uses; return which, and the bytes won. `filters`: `label`,
         `label!`, `all`.
         """
@@ -53,7 +57,7 @@ class DockerVolumes:
         answer = await self._api.json(
             "POST", "volumes/prune", params=params, timeout=timeout, default=LONG_TIMEOUT
         )
-        return cast("JSON", answer)
+        return cast("VolumesPruned", answer)
 
 
 @final
@@ -69,9 +73,9 @@ class DockerVolume:
     def __repr__(self) -> str:
         return f"<DockerVolume {self.name}>"
 
-    async def show(self, *, timeout: Timeout = SENTINEL) -> JSON:
+    async def show(self, *, timeout: Timeout = SENTINEL) -> Volume:
         """Return what the engine knows of it."""
-        return cast("JSON", await self._api.json("GET", self._path, timeout=timeout))
+        return cast("Volume", await self._api.json("GET", self._path, timeout=timeout))
 
     async def delete(self, force: bool = False, *, timeout: Timeout = SENTINEL) -> None:
         """Remove it. Status 409 while a container uses it."""

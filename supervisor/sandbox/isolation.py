@@ -100,4 +100,7 @@ async def _contact(container: HardenedContainer, address: str) -> int:
     async with execution.start() as stream:
         while await stream.receive_some():
             pass
-    return int((await execution.inspect())["ExitCode"])
+    # The stream can end a moment before the engine knows the status.
+    while (code := (await execution.inspect())["ExitCode"]) is None:
+        await trio.sleep(0.02)
+    return code

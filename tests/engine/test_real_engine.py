@@ -291,7 +291,7 @@ async def test_volumes(docker: Docker, label: str) -> None:
         assert (await volume.show())["Driver"] == "local"
         assert (await docker.volumes.get(volume.name)).name == volume.name
         listed = await docker.volumes.list(filters={"label": f"{LABEL}={label}"})
-        assert [each["Name"] for each in listed["Volumes"]] == [volume.name]
+        assert [each["Name"] for each in listed["Volumes"] or []] == [volume.name]
         await volume.delete()
         anonymous = await docker.volumes.create({"Labels": {LABEL: label}})
         assert len(anonymous.name) == 64
