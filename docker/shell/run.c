@@ -12,7 +12,10 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { HANGUP_GRACE = 1 }; /* seconds for a command that was stopped, between its hang-up and its end */
+enum {
+    HANGUP_GRACE = 1, /* seconds for a command that was stopped, between its hang-up and its end */
+    REST_NAPS = 100   /* milliseconds for what a command left behind, between its hang-up and the prompt */
+};
 
 static volatile sig_atomic_t foreground; /* process group of the command, 0 at the prompt; a pid fits on Linux */
 
@@ -125,6 +128,19 @@ static int wait_for(pid_t child) {
     }
 }
 
+/* There are no background jobs: what is left of a command's group is hung up. A short wait for its end, because one that has
+ * been waiting for input since it was in the foreground would get the next key. */
+static void hang_up_rest(pid_t group) {
+    struct timespec nap = {0, 1000 * 1000};
+    kill(-group, SIGHUP);
+    kill(-group, SIGCONT);
+    for (int i = 0; i < REST_NAPS && kill(-group, 0) == 0; i++) {
+        nanosleep(&nap, NULL);
+        while (waitpid(-1, NULL, WNOHANG) > 0)
+            ;
+    }
+}
+
 static const char *signal_message(int number) {
     switch (number) {
     case SIGINT: /* the user's own doing, and visible as ^C */
@@ -169,10 +185,7 @@ int run_command(char *const argv[], char *const environment[]) {
     setpgid(child, child); /* the child does the same: whoever comes first; an error is that the other one was */
     int status = wait_for(child);
     foreground = 0;
-    /* There are no background jobs: what is left of the group is hung up. Otherwise one that waits for input since the time
-     * when it was in the foreground would get the next key. */
-    kill(-child, SIGHUP);
-    kill(-child, SIGCONT);
+    hang_up_rest(child);
     if (!WIFSIGNALED(status))
         return WEXITSTATUS(status);
     const char *message = signal_message(WTERMSIG(status));

@@ -23,13 +23,14 @@ static void on_resize(int number) {
     (void)number; /* interrupting the wait is all that it is for */
 }
 
+/* Modes and keys of a terminal as everybody expects it, but that Ctrl-Z stops nobody: there are no jobs to continue. */
 static struct termios ordinary_modes(struct termios modes) {
     static const struct {
         int index;
         cc_t character;
     } keys[] = {
         {VINTR, 3},   {VQUIT, 28},  {VERASE, 127}, {VKILL, 21},   {VEOF, 4},   {VTIME, 0},
-        {VMIN, 1},    {VSTART, 17}, {VSTOP, 19},   {VSUSP, 26},   {VEOL, 0},   {VREPRINT, 18},
+        {VMIN, 1},    {VSTART, 17}, {VSTOP, 19},   {VSUSP, 0},    {VEOL, 0},   {VREPRINT, 18},
         {VDISCARD, 15}, {VWERASE, 23}, {VLNEXT, 22}, {VEOL2, 0},
     };
     modes.c_iflag = ICRNL | IXON | IUTF8;

@@ -2,6 +2,7 @@
 
 import os
 import pwd
+import re
 import shutil
 import signal
 import tempfile
@@ -31,12 +32,15 @@ def is_running(pid: int) -> bool:
         return False
 
 
+PID = re.compile(rb"pid (\d+)\r\n")
+
+
 def started(shell: Shell, line: str) -> int:
     """Run a command that prints "pid N" and goes on; return that pid."""
-    count = shell.screen.text().count("\npid ")
+    count = len(PID.findall(shell.output))
     shell.press(line, ENTER)
-    shell.wait_for(lambda: shell.screen.text().count("\npid ") > count and shell.screen.cursor()[1] == 0)
-    return int(shell.screen.text().rpartition("\npid ")[2].split()[0])
+    shell.wait_for(lambda: len(PID.findall(shell.output)) > count, "pid")
+    return int(PID.findall(shell.output)[-1])
 
 
 def test_ctrl_c_interrupts_the_command_only(shell_binary: Path) -> None:
@@ -62,19 +66,29 @@ def test_ctrl_backslash_ends_the_command_only(shell_binary: Path) -> None:
         assert not is_running(pid)
 
 
-def test_ctrl_z_ends_the_command(shell_binary: Path) -> None:
+def test_ctrl_z_stops_nobody(shell_binary: Path) -> None:
     with running(shell_binary, "sh") as shell:
-        pid = started(shell, "sh -c 'echo pid $$; exec sleep 100'")
-        shell.press(b"\x1a")
-        shell.wait_for_text("jobs are not supported: the stopped command is ended")
+        pid = started(shell, "sh -c 'echo pid $$; read x; echo \"got $x\" | cat -v'")
+        shell.press(b"a\x1ab", ENTER)
+        shell.wait_for_text("\ngot a^Zb")
         shell.wait_for_prompt()
         assert not is_running(pid)
 
 
+@pytest.mark.parametrize("signals", ["TSTP", "TTIN", "TTOU", "STOP"])
+def test_commands_that_stop_are_ended(shell_binary: Path, signals: str) -> None:
+    """As editors do on Ctrl-Z: they stop their whole group."""
+    with running(shell_binary, "sh") as shell:
+        pid = started(shell, f"sh -c 'echo pid $$; sleep 100 & kill -{signals} 0; echo OWNED; sleep 100'")
+        shell.wait_for_text("jobs are not supported: the stopped command is ended")
+        shell.wait_for_prompt()
+        assert not is_running(pid)
+        assert "\nOWNED" not in shell.screen.text()
+
+
 def test_a_stopped_command_that_ignores_the_hang_up_is_killed(shell_binary: Path) -> None:
     with running(shell_binary, "sh") as shell:
-        pid = started(shell, "sh -c 'trap \"\" HUP TERM; echo pid $$; while :; do sleep 1; done'")
-        shell.press(b"\x1a")
+        pid = started(shell, "sh -c 'trap \"\" HUP; echo pid $$; kill -STOP $$; while :; do sleep 1; done'")
         shell.wait_for_text("Killed")
         shell.wait_for_prompt()
         assert not is_running(pid)
