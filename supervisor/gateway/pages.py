@@ -21,6 +21,7 @@ _ASSETS = (".js", ".mjs", ".css", ".svg", ".png", ".woff2")
 _REFUSAL = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>Terminal: a token is needed</title><link rel="stylesheet" href="/assets/style.css">
+<link rel="icon" href="/assets/favicon.svg" type="image/svg+xml">
 <main class="refusal"><h1>This terminal needs its token</h1>
 <p>Open the address that the server printed when it started. It holds a token that works once, so that no
 other page or program on this machine can use the terminal.</p>
