@@ -15,11 +15,16 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import settings
 
 from supervisor.provision.gate import build_gate
 from supervisor.provision.image import DEFAULT_IMAGE, WORKBENCH
 from supervisor.sandbox.identity import LABEL_PRODUCT
 from supervisor.settings import load_settings
+
+# On a busy machine an example that takes long says nothing about the code.
+settings.register_profile("unhurried", deadline=None)
+settings.load_profile("unhurried")
 
 OWN_ENGINE = "/run/terminal-supervisor/engine/docker.sock"
 LEAK_GRACE = 10.0  # seconds for the engine to remove containers that have ended

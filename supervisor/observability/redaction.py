@@ -48,6 +48,7 @@ _SECRET: Final = re.compile(
       eyJ [A-Za-z0-9_-]{6,} \. [A-Za-z0-9_-]{6,} (?: \. [A-Za-z0-9_-]* )?
     | (?<![A-Za-z0-9_-]) [A-Za-z0-9_-]{2,64} \. [A-Za-z0-9_-]{2,64} : [A-Za-z0-9_-]{8,}
     | (?<![0-9A-Fa-f]) [0-9A-Fa-f]{64} (?![0-9A-Fa-f])
+    | (?P<header> (?i: \b (?: set- )? cookie ) : [ ]{0,3} ) [^\r\n]+
     | (?P<name>
         terminal-supervisor-[0-9]{1,5}=
       | (?i: \b (?: bearer | basic ) [ ]{1,3} )
@@ -135,7 +136,7 @@ def _normal(key: object) -> str:
 
 
 def _redact(match: re.Match[str]) -> str:
-    return (match["name"] or "") + REDACTED
+    return (match["header"] or match["name"] or "") + REDACTED
 
 
 def _escape(match: re.Match[str]) -> str:
