@@ -271,12 +271,7 @@ class Api:
             fields.append(_JSON)
         what = f"POST /{path}"
         with deadline_in(self.seconds(timeout), what):
-            try:
-                connection = await self.connector()
-            except (OSError, trio.BrokenResourceError, ssl.SSLError) as error:
-                raise DockerConnectionError(
-                    f"cannot connect to the engine at {self._where}: {error}"
-                ) from error
+            connection = await self.connect()
             try:
                 head = await connection.exchange(b"POST", target.encode("ascii"), fields, data)
                 if head.status == 101:
@@ -289,6 +284,17 @@ class Api:
                 connection.cut()
                 raise
         raise AssertionError("unreachable")
+
+    async def connect(self) -> Connection:
+        """Return a new connection to the engine, which is the caller's to cut.
+
+        Raises:
+            DockerConnectionError: there is none.
+        """
+        try:
+            return await self.connector()
+        except (OSError, trio.BrokenResourceError, ssl.SSLError) as error:
+            raise DockerConnectionError(f"cannot connect to the engine at {self._where}: {error}") from error
 
     async def _send(
         self,

@@ -25,6 +25,9 @@ RETRY_CONNECT = 0.01
 """Seconds between attempts while the engine's accept queue is full."""
 
 
+AnyStream = trio.SocketStream | trio.SSLStream[trio.SocketStream]
+
+
 @final
 class Connection:
     """A connected stream that carries one exchange at a time.
@@ -35,7 +38,7 @@ class Connection:
         exchanges: how many requests it has carried.
     """
 
-    def __init__(self, stream: trio.abc.Stream, sock: trio.socket.SocketType) -> None:
+    def __init__(self, stream: AnyStream, sock: trio.socket.SocketType) -> None:
         self.stream = stream
         self._socket = sock
         self._parser = ResponseParser()

@@ -6,7 +6,10 @@ import shlex
 import tarfile
 import tempfile
 from collections.abc import Awaitable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import IO, TYPE_CHECKING, Any, Literal, cast, final, overload
+
+from trio_websocket import WebSocketConnection
 
 from supervisor.engine.api import LONG_TIMEOUT, Reply
 from supervisor.engine.execs import Exec
@@ -24,6 +27,7 @@ from supervisor.engine.types import (
     TopResult,
     WaitResult,
 )
+from supervisor.engine.websocket import open_websocket
 
 if TYPE_CHECKING:
     from supervisor.engine.docker import Docker
@@ -354,6 +358,18 @@ class DockerContainer:
             return Opening(f"{self._path}/attach", params, tty=await self._has_tty() if tty is None else tty)
 
         return Stream(self._api, setup, timeout)
+
+    def websocket(
+        self, *, timeout: Timeout = SENTINEL, **params: Any
+    ) -> AbstractAsyncContextManager[WebSocketConnection]:
+        """Return its streams as the messages of a WebSocket: `async with container.websocket() as messages`.
+
+        Args:
+            timeout: seconds until it is open.
+            params: `stdin`, `stdout`, `stderr`, `stream`, `logs`, `detachKeys`; default: all but `logs`.
+        """
+        options = params or {"stdin": True, "stdout": True, "stderr": True, "stream": True}
+        return open_websocket(self._api, f"{self._path}/attach/ws", options, timeout)
 
     async def _has_tty(self) -> bool:
         if self._tty is None:

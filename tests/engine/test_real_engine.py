@@ -354,6 +354,25 @@ async def test_commit(docker: Docker, label: str) -> None:
         assert await docker.containers.list(all=True, filters={"label": f"{LABEL}={label}"}) == []
 
 
+async def test_attach_over_a_websocket(docker: Docker, label: str) -> None:
+    with trio.fail_after(30):
+        container = await docker.containers.run(config(label, "cat", Tty=True, OpenStdin=True))
+        async with container.websocket() as websocket:
+            await websocket.send_message("hello\n")
+            got = b""
+            while b"hello\r\nhello" not in got:
+                message = await websocket.get_message()
+                assert isinstance(message, bytes)
+                got += message
+        with pytest.raises(ZeroDivisionError):
+            async with container.websocket(stream=True, stdout=True):
+                raise ZeroDivisionError
+        with pytest.raises(DockerError) as caught:
+            async with docker.containers.container("no-such").websocket():
+                raise AssertionError
+        assert caught.value.status == 404
+
+
 async def test_many_streams_at_once(docker: Docker, label: str) -> None:
     with trio.fail_after(60):
         container = await docker.containers.run(config(label, "cat", Tty=True, OpenStdin=True))
