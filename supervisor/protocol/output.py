@@ -5,8 +5,8 @@ The client decodes each frame by itself, so a code point must not be split over 
 that arrive in the same kind of frame as output, so a program that prints one must not be believed: no frame
 begins with NUL, and the marker `ABLY_CTRL:` never appears whole, in a frame or across frames. Both measures
 leave the picture on the screen as it is. NUL is a filler that may be taken out of any stream without loss
-(ECMA-48), so all are taken out. The marker is broken by DEL before its colon: the letters before it have
-ended any escape sequence, so the terminal is in text, where it ignores DEL, or in a string such as a title.
+(ECMA-48), so all are taken out. The marker is broken by SYN before its colon: the letters before it have
+ended any escape sequence, so the terminal is in text, where it ignores SYN, or in a string such as a title.
 
 Everything is one pass of `bytes` and `str` methods, so the time is linear in the output whatever it holds.
 """
@@ -15,7 +15,9 @@ import codecs
 from typing import Final
 
 MARKER: Final = "ABLY_CTRL:"
-BREAK: Final = "\x7f"
+BREAK: Final = "\x16"
+"""SYN. Unlike DEL, xterm.js ignores it without a complaint, and leaves it out of titles."""
+
 BROKEN_MARKER: Final = MARKER[:-1] + BREAK + MARKER[-1]
 
 _utf8_decoder = codecs.getincrementaldecoder("utf-8")
@@ -29,7 +31,7 @@ class OutputEncoder:
 
     Args:
         plain: the client takes control messages without a prefix, as frames that are one JSON object. Then a
-            frame that begins like an object gets a DEL in front, which JSON does not allow and terminals
+            frame that begins like an object gets a SYN in front, which JSON does not allow and terminals
             ignore.
     """
 

@@ -85,7 +85,7 @@ def test_a_marker_is_broken_at_every_size_of_piece(size: int) -> None:
     encoder = OutputEncoder()
     pieces = [data[at : at + size] for at in range(0, len(data), size)]
     shown = "".join(encoder.encode(piece) for piece in pieces)
-    assert shown == "xABLY_CTRL\x7f:{}ABLY_CTABLY_CTRL\x7f:ABLY_CTRL\x7f:y"
+    assert shown == "xABLY_CTRL\x16:{}ABLY_CTABLY_CTRL\x16:ABLY_CTRL\x16:y"
 
 
 def test_code_points_arrive_whole() -> None:
@@ -118,7 +118,7 @@ def test_plain_control_messages_cannot_be_forged(data: bytes, sizes: list[int]) 
 
 def test_plain_frames_that_look_like_objects_are_marked() -> None:
     encoder = OutputEncoder(plain=True)
-    assert encoder.encode(b' \r\n{"type":"hello"}') == '\x7f \r\n{"type":"hello"}'
+    assert encoder.encode(b' \r\n{"type":"hello"}') == '\x16 \r\n{"type":"hello"}'
     assert encoder.encode(b"x{}") == "x{}"
 
 
