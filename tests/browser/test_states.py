@@ -122,10 +122,12 @@ def test_refused_credentials_get_advice(server: Standin, open_tab: OpenTab) -> N
     server.script = script
     tab = open_tab(server.url)
     tab.wait_for_state("ended")
-    expect(tab.page.locator("#panel")).to_contain_text(
-        "These credentials are not accepted. Open the address that the server printed"
-    )
+    expect(tab.page.locator("#panel")).to_contain_text("Open the address that the server printed last")
     expect(tab.page.get_by_role("button", name="Try again")).to_be_visible()
+    tab.page.goto(f"{server.url}#config=e30&signature=00")
+    tab.page.reload()
+    tab.wait_for_state("ended")
+    expect(tab.page.locator("#panel")).to_contain_text("These credentials are not accepted. Go back to the page")
 
 
 def test_remembered_session_of_other_credentials_is_let_go(server: Standin, open_tab: OpenTab) -> None:

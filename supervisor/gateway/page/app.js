@@ -10,8 +10,8 @@ import { FONT_SIZES, TerminalView } from "./terminal.js";
 import { Interface } from "./ui.js";
 
 const NO_ISOLATION = "No isolation: programs in this terminal run directly on the server's host.";
-const HOW_TO_SIGN_IN =
-  "Open the address that the server printed last (it carries a token that works once), or return to the page that sent you here.";
+const TOKEN_NEEDED = "Open the address that the server printed last: it holds a token that works once.";
+const CONFIG_NEEDED = "Go back to the page that sent you here, and open the terminal from there again.";
 const LINKS = new Set(["http:", "https:"]);
 
 const fragmentCredentials = takeCredentials();
@@ -122,7 +122,7 @@ function connected({ hello, fresh, lost }) {
   view.begin({ clear: fresh });
   if (lost) page.note("The earlier session has ended; this is a new one");
   if (hello.role === "viewer") page.note("You can watch this session, but not type");
-  connection.resize(view.size);
+  connection.resize(view.size); // it may have changed since `auth`
   if (panelHadFocus) view.focus();
 }
 
@@ -135,7 +135,7 @@ function ended({ code, title, text }) {
   renewing = false;
   view.end();
   page.status("ended", title);
-  if (code === 4001) page.panel(title, `${text} ${HOW_TO_SIGN_IN}`, "Try again");
+  if (code === 4001) page.panel(title, perTab.get("credentials") === null ? TOKEN_NEEDED : `${text} ${CONFIG_NEEDED}`, "Try again");
   else page.panel(title, `${text} Press Enter to start a new session.`, "Start new session");
 }
 

@@ -93,8 +93,9 @@ export class Connection {
     this.#counter.discard();
   }
 
-  // End the session for everybody. The server answers with a close.
+  // End the session for everybody, and forget what is still to be typed. The server answers with a close.
   leave() {
+    this.#queue = [];
     if (this.connected) this.#tell({ type: "leave" });
   }
 
