@@ -24,10 +24,12 @@ LABEL_PRODUCT = PRODUCT
 LABEL_INSTANCE = f"{PRODUCT}.instance"
 LABEL_MACHINE = f"{PRODUCT}.machine"
 LABEL_BOOT = f"{PRODUCT}.boot"
+LABEL_NAMESPACE = f"{PRODUCT}.namespace"
 LABEL_DEADLINE = f"{PRODUCT}.deadline"
 LABEL_VERSION = f"{PRODUCT}.version"
 
 _MACHINE_ID_FILES = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
+_NAMESPACE_FILE = Path("/proc/self/ns/net")
 _BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -40,11 +42,13 @@ class Identity:
         machine: of this host, the same across reboots. Derived from the machine id, which machine-id(5) asks
             not to expose.
         boot: of this boot of the kernel.
+        namespace: network namespace of the supervisor; whether an instance lives can be told from within it.
     """
 
     instance: str
     machine: str
     boot: str
+    namespace: str
 
     def labels(self, role: str, lifetime: float) -> dict[str, str]:
         """Return the labels of a new object.
@@ -59,6 +63,7 @@ class Identity:
             LABEL_INSTANCE: self.instance,
             LABEL_MACHINE: self.machine,
             LABEL_BOOT: self.boot,
+            LABEL_NAMESPACE: self.namespace,
             LABEL_DEADLINE: str(int(time.time() + lifetime)),
             LABEL_VERSION: __version__,
         }
@@ -77,7 +82,13 @@ def this_process() -> Identity:
     boot = _BOOT_ID_FILE.read_text().strip()
     seed = next((found for path in _MACHINE_ID_FILES if (found := _machine_id(path))), boot)
     machine = hmac.new(seed.encode(), PRODUCT.encode(), hashlib.sha256).hexdigest()[:32]
-    return Identity(secrets.token_hex(16), machine, boot)
+    return Identity(secrets.token_hex(16), machine, boot, network_namespace())
+
+
+def network_namespace() -> str:
+    """Return what tells this network namespace from others of this boot: device and inode (namespaces(7))."""
+    status = _NAMESPACE_FILE.stat()
+    return f"{status.st_dev}:{status.st_ino}"
 
 
 def _machine_id(path: Path) -> str | None:

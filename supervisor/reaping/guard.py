@@ -1,0 +1,165 @@
+"""A second line behind the lifeline: a small process that removes a dead supervisor's containers.
+
+The guard holds the read end of a pipe whose write end only the supervisor has. When the supervisor is gone,
+however it went, the pipe ends, and the guard removes every container of that instance, by label. It covers
+what the lifeline cannot: transport `attach`, a gate that misbehaves, a create call that was under way. It has
+a session of its own, ignores TERM, INT and HUP, and imports nothing that it does not need while it waits.
+
+The supervisor's side (`keep_guard`) notices when the guard dies, says so, and starts another.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import trio
+
+PARALLEL: Final = 8
+"""Removals at once."""
+RETRY_PAUSE: Final = 1.0
+"""Seconds between two looks at the engine."""
+GIVE_UP_AFTER: Final = 3600.0
+"""Seconds without an answer from the engine after which the guard leaves the rest to the next supervisor."""
+CALL_TIMEOUT: Final = 30.0
+"""Seconds for one call of the engine."""
+IGNORED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+FAREWELL: Final = b"q"
+"""Sent by a supervisor that leaves in order, with nothing left to remove."""
+
+
+class Guard:
+    """The supervisor's end of the pipe, across the lives of several guard processes.
+
+    Attributes:
+        pid: of the guard process, once there is one.
+
+    Resource handling: `close` ends the guard's watch. Without `farewell` it then looks for left-overs; a
+    killed supervisor does the same by dying.
+    """
+
+    def __init__(self, docker_host: str, instance: str) -> None:
+        self._docker_host = docker_host
+        self._instance = instance
+        self._pipe: int | None = None
+        self.pid: int | None = None
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        """Start a guard process, in place of an earlier one that has died. Forks and executes; nothing is
+        inherited but the pipe."""
+        if self._pipe is not None:
+            os.close(self._pipe)
+        reader, self._pipe = os.pipe()  # both close-on-exec
+        # The child inherits the mask, so there is no moment at which these signals could end it.
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
+        try:
+            process = subprocess.Popen(  # noqa: S603 - our own module
+                [sys.executable, "-m", "supervisor.reaping.guard", self._docker_host, self._instance],
+                stdin=reader,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+                close_fds=True,
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+            os.close(reader)
+        self.pid = process.pid
+        return process
+
+    def farewell(self) -> None:
+        """Tell the guard that nothing is left to do."""
+        if self._pipe is not None:
+            try:
+                os.write(self._pipe, FAREWELL)
+            except BrokenPipeError:
+                return  # the guard is dead, and nothing was left for it
+
+    def close(self) -> None:
+        """Let go of the pipe."""
+        if self._pipe is not None:
+            os.close(self._pipe)
+            self._pipe = None
+
+
+async def keep_guard(guard: Guard, *, task_status: "trio.TaskStatus[int]") -> None:
+    """Keep a guard process running until cancelled; `started` gets the first one's pid."""
+    import trio
+
+    from supervisor.observability.log import get_logger
+
+    log = get_logger(__name__)
+    process = guard.start()
+    task_status.started(process.pid)
+    while True:
+        status = await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+        log.error("the guard process died; starting another", pid=process.pid, status=status)
+        await trio.sleep(RETRY_PAUSE)
+        process = guard.start()
+
+
+def main() -> None:
+    """Wait for the end of the pipe on standard input, then remove. Arguments: the engine's address, the
+    instance."""
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    docker_host, instance = sys.argv[1:]
+    farewell = os.read(0, 1) == FAREWELL
+    if not farewell:
+        import trio
+
+        trio.run(_remove_all, docker_host, instance)
+
+
+async def _remove_all(docker_host: str, instance: str) -> None:
+    """Remove the instance's containers until two lists in a row are empty: a create may have been under
+    way."""
+    import trio
+
+    from supervisor.engine import Docker, DockerError
+    from supervisor.sandbox.identity import LABEL_INSTANCE
+
+    removed, empty_lists = 0, 0
+    limiter = trio.CapacityLimiter(PARALLEL)
+    give_up = trio.current_time() + GIVE_UP_AFTER
+
+    async def remove(container: str) -> None:
+        nonlocal removed
+        async with limiter:
+            try:
+                await docker.containers.container(container).delete(force=True, v=True, timeout=CALL_TIMEOUT)
+                removed += 1
+            except DockerError:
+                return  # listed again, if it is still there
+
+    async with Docker(docker_host) as docker:
+        while empty_lists < 2:
+            try:
+                found = await docker.containers.list(
+                    all=True, filters={"label": [f"{LABEL_INSTANCE}={instance}"]}, timeout=CALL_TIMEOUT
+                )
+            except DockerError:
+                if trio.current_time() > give_up:
+                    break
+                await trio.sleep(RETRY_PAUSE)
+                continue
+            give_up = trio.current_time() + GIVE_UP_AFTER
+            empty_lists = 0 if found else empty_lists + 1
+            async with trio.open_nursery() as nursery:
+                for container in found:
+                    nursery.start_soon(remove, container.id)
+            if empty_lists < 2:
+                await trio.sleep(RETRY_PAUSE)
+    if removed:
+        report = {
+            "event": "guard removed containers of a dead supervisor",
+            "instance": instance[:8],
+            "count": removed,
+        }
+        sys.stderr.write(json.dumps(report) + "\n")
+
+
+if __name__ == "__main__":
+    main()
