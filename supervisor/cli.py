@@ -11,10 +11,13 @@ import attrs
 import trio
 
 from supervisor import __version__
+from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError
 from supervisor.observability.log import configure_logging
 from supervisor.provision.report import Report
 from supervisor.provision.setup import prepared, setup, teardown
+from supervisor.reaping.reconciler import Reconciler
+from supervisor.sandbox.identity import this_process
 from supervisor.serve import serve
 from supervisor.settings import Settings, load_settings, read_env_file
 
@@ -83,6 +86,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_engine)
 
+    command = commands.add_parser(
+        "reconcile", help="list the containers of dead supervisors, and remove them"
+    )
+    command.add_argument("--dry-run", action="store_true", help="only list")
+    command.set_defaults(run=_reconcile)
+
     command = commands.add_parser("settings", help="print the effective settings, secrets masked")
     command.set_defaults(run=_print_settings)
     return parser
@@ -127,6 +136,26 @@ def _engine(settings: Settings, options: argparse.Namespace) -> None:
         await teardown(Report(), delete=options.action == "delete")
 
     trio.run(run)
+
+
+def _reconcile(settings: Settings, options: argparse.Namespace) -> None:
+    async def run() -> None:
+        async with Docker(settings.docker_host or None) as docker:
+            reconciler = Reconciler(docker, this_process(), known=list)
+            findings = await (reconciler.find() if options.dry_run else reconciler.reconcile())
+        for finding in findings:
+            fate = (
+                "removed" if finding.removed else "to be removed" if finding.verdict.removes else "left alone"
+            )
+            print(f"{finding.name}  {fate}: {finding.verdict.value}")
+        print(
+            f"{len(findings)} containers of this product, {sum(each.verdict.removes for each in findings)} left over"
+        )
+
+    try:
+        trio.run(run)
+    except (DockerError, ValueError) as error:
+        raise ConfigurationError(f"DOCKER_HOST={settings.docker_host}: {error}") from error
 
 
 def _print_settings(settings: Settings, options: argparse.Namespace) -> None:

@@ -393,6 +393,13 @@ class Settings:
     )
 
     # operation
+    reconcile_interval: float = _setting(
+        "RECONCILE_INTERVAL_MS",
+        60.0,
+        _milliseconds,
+        "Time between two searches for left-over containers.",
+        _between(1, 1e5),
+    )
     log_format: Literal["console", "json"] = _setting(
         "LOG_FORMAT", "console", _text, "Log lines.", _one_of("console", "json")
     )

@@ -15,10 +15,13 @@ import trio
 from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError, SandboxError
 from supervisor.provision.compiler import docker_directory
+from supervisor.reaping.guard import Guard, keep_guard
+from supervisor.reaping.liveness import Liveness
 from supervisor.reaping.pending import PendingRemovals
+from supervisor.reaping.reconciler import Reconciler
 from supervisor.sandbox.containers import HardenedContainers, Site
 from supervisor.sandbox.docker import DockerProvider
-from supervisor.sandbox.identity import this_process
+from supervisor.sandbox.identity import Identity, this_process
 from supervisor.sandbox.image import ImageFacts, read_image
 from supervisor.sandbox.isolation import prove_isolation
 from supervisor.sandbox.lifeline import runtime_directory
@@ -51,7 +54,7 @@ async def open_provider(settings: Settings) -> AsyncGenerator[SandboxProvider]:
         async with open_local_provider(settings) as local:
             yield local
     else:
-        async with open_docker_provider(settings) as docker:
+        async with open_docker_provider(settings) as docker, _reaping(docker, settings):
             if not settings.warm_pool_size:
                 yield docker
                 return
@@ -62,6 +65,25 @@ async def open_provider(settings: Settings) -> AsyncGenerator[SandboxProvider]:
                 nursery.start_soon(pool.run)
                 yield pool
                 nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _reaping(provider: DockerProvider, settings: Settings) -> AsyncGenerator[None]:
+    """Remove what dead supervisors left, now and every so often, and have a guard do it should this one die."""
+    site, pending = provider.containers.site, provider.containers.pending
+    guard = Guard(site.docker.docker_host, site.identity.instance)
+    reconciler = Reconciler(site.docker, site.identity, pending.names)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(keep_guard, guard)
+            await reconciler.reconcile()
+            nursery.start_soon(reconciler.run, settings.reconcile_interval)
+            yield
+            nursery.cancel_scope.cancel()
+        if not pending.names():
+            guard.farewell()
+    finally:
+        guard.close()
 
 
 @asynccontextmanager
@@ -76,30 +98,31 @@ async def open_docker_provider(settings: Settings, *, verify: bool = True) -> As
         docker = Docker(settings.docker_host or None)
     except (ValueError, DockerError) as error:
         raise ConfigurationError(f"DOCKER_HOST={settings.docker_host}: {error}") from error
+    identity = this_process()
     failure: ConfigurationError | None = None
-    async with docker, trio.open_nursery() as nursery:
-        try:
-            provider = await _verified(docker, settings, nursery, verify)
-        except ConfigurationError as error:  # kept out of the nursery, which would wrap it
-            failure = error
-        else:
-            pending = provider.containers.pending
-            nursery.start_soon(pending.run)
+    with Liveness(identity.instance):  # before the first container, which others would take for left over
+        async with docker, trio.open_nursery() as nursery:
             try:
-                yield provider
-            finally:
-                with trio.CancelScope(shield=True):  # `drain` has a deadline
-                    if left := await pending.drain(DRAIN_TIME):
-                        _log.warning("containers could not be removed", containers=left)
-                nursery.cancel_scope.cancel()
+                provider = await _verified(docker, identity, settings, nursery, verify)
+            except ConfigurationError as error:  # kept out of the nursery, which would wrap it
+                failure = error
+            else:
+                pending = provider.containers.pending
+                nursery.start_soon(pending.run)
+                try:
+                    yield provider
+                finally:
+                    with trio.CancelScope(shield=True):  # `drain` has a deadline
+                        if left := await pending.drain(DRAIN_TIME):
+                            _log.warning("containers could not be removed", containers=left)
+                    nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
 
 
 async def _verified(
-    docker: Docker, settings: Settings, nursery: trio.Nursery, verify: bool
+    docker: Docker, identity: Identity, settings: Settings, nursery: trio.Nursery, verify: bool
 ) -> DockerProvider:
-    identity = this_process()
     engine = await read_engine(docker, settings)
     problems: list[str] = []
     image: ImageFacts | None = None
