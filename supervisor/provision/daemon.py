@@ -13,13 +13,15 @@ import json
 import os
 import shutil
 import socket
+from collections.abc import Iterable
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import attrs
 
 from supervisor.errors import ConfigurationError
 from supervisor.provision import addresses, firewall
-from supervisor.provision.addresses import AddressPlan
+from supervisor.provision.addresses import AddressPlan, Route
 from supervisor.provision.host import find_program, run
 from supervisor.provision.processes import ProcessInfo, all_processes, end_process, look_at, read_pid
 
@@ -123,7 +125,7 @@ def running_pid(paths: EnginePaths) -> int | None:
     """Return the pid of the engine at `paths`, None when it does not run, whatever the pid file says."""
     pid = read_pid(paths.pid_file)
     info = look_at(pid) if pid is not None else None
-    return info.pid if info and _is_engine(info) and _names(info, str(paths.data)) else None
+    return info.pid if info and _is_engine(info) and names(info, str(paths.data)) else None
 
 
 def other_engines(paths: EnginePaths) -> list[ProcessInfo]:
@@ -132,7 +134,7 @@ def other_engines(paths: EnginePaths) -> list[ProcessInfo]:
     return [
         info
         for info in all_processes()
-        if _is_engine(info) and info.network_namespace == namespace and not _names(info, str(paths.data))
+        if _is_engine(info) and info.network_namespace == namespace and not names(info, str(paths.data))
     ]
 
 
@@ -140,7 +142,8 @@ def _is_engine(info: ProcessInfo) -> bool:
     return info.name == "dockerd"
 
 
-def _names(info: ProcessInfo, text: str) -> bool:
+def names(info: ProcessInfo, text: str) -> bool:
+    """Return whether the command line of `info` has `text` in it."""
     return any(text in argument for argument in info.arguments)
 
 
@@ -153,9 +156,11 @@ async def launch(paths: EnginePaths) -> int:
     """
     for directory in (paths.run, paths.data.parent):
         directory.mkdir(parents=True, exist_ok=True, mode=0o755)
-    paths.pid_file.unlink(
-        missing_ok=True
-    )  # dockerd refuses to start when the pid in it exists, whoever has it
+    # An engine takes the containerd of one that crashed for alive when it is about to end, or is a zombie, and
+    # waits for it in vain. Containers do not mind.
+    await _end_containerd(paths)
+    # An engine refuses to start when there is a process with the pid in its file, whatever that is.
+    paths.pid_file.unlink(missing_ok=True)
     paths.socket.unlink(missing_ok=True)
     _set_log_aside(paths.log)
     plan = await _plan_addresses(paths)
@@ -206,12 +211,17 @@ def _write_mark(paths: EnginePaths, mark: Mark) -> None:
 
 async def _plan_addresses(paths: EnginePaths) -> AddressPlan:
     earlier = addresses.read_block(paths.address_file)
-    foreign = [
+    routes = await addresses.host_routes()
+    return addresses.choose(foreign_routes(routes, paths.bridge, earlier), preferred=earlier)
+
+
+def foreign_routes(routes: Iterable[Route], bridge: str, earlier: IPv4Network | None) -> list[Route]:
+    """Return `routes` without those that an earlier run of the engine left, in the block that it had."""
+    return [
         route
-        for route in await addresses.host_routes()
-        if not (earlier and _is_ours(route.device, paths.bridge) and route.network.subnet_of(earlier))
+        for route in routes
+        if not (earlier and _is_ours(route.device, bridge) and route.network.subnet_of(earlier))
     ]
-    return addresses.choose(foreign, preferred=earlier)
 
 
 def _is_ours(device: str, bridge: str) -> bool:
@@ -271,10 +281,7 @@ async def end(paths: EnginePaths, network_bridges: list[str]) -> None:
         raise ConfigurationError(
             f"the engine (pid {pid}) does not end; it says in {paths.log}:\n{last_words(paths)}"
         )
-    # Its containerd ends with it, except after a crash of the engine.
-    containerd = read_pid(paths.exec_root / "containerd/containerd.pid")
-    if containerd is not None:
-        await end_process(containerd, str(paths.exec_root), _END_GRACE)
+    await _end_containerd(paths)
     for device in [paths.bridge, *network_bridges]:
         if _device_exists(device):
             await _ip("link", "delete", "dev", device)
@@ -282,11 +289,30 @@ async def end(paths: EnginePaths, network_bridges: list[str]) -> None:
         await firewall.clean([paths.bridge, *network_bridges], mark.chains_before)
     for leftover in (paths.socket, paths.pid_file, paths.mark_file):
         leftover.unlink(missing_ok=True)
+    # An engine mounts its data root on itself, and leaves that behind when it crashes or fails to start.
+    if _is_mounted(paths.data):
+        await run(["umount", str(paths.data)], timeout=_COMMAND_DEADLINE)
     if not mounts_below(paths.exec_root):
         shutil.rmtree(paths.exec_root, ignore_errors=True)
 
 
-def mounts_below(directory: Path) -> list[str]:
+async def _end_containerd(paths: EnginePaths) -> None:
+    """End what should have ended with the engine, and does not always when that crashes."""
+    pid_file = paths.exec_root / "containerd/containerd.pid"
+    pid = read_pid(pid_file)
+    if pid is not None and not await end_process(pid, str(paths.exec_root), _END_GRACE):
+        raise ConfigurationError(f"the engine's containerd (pid {pid}) does not end")
+    pid_file.unlink(missing_ok=True)
+
+
+def _mount_points() -> list[Path]:
+    return [Path(line.split()[1]) for line in Path("/proc/self/mounts").read_text().splitlines()]
+
+
+def _is_mounted(directory: Path) -> bool:
+    return directory in _mount_points()
+
+
+def mounts_below(directory: Path) -> list[Path]:
     """Return the mount points in `directory`, itself excepted."""
-    points = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
-    return [point for point in points if Path(point).is_relative_to(directory) and Path(point) != directory]
+    return [point for point in _mount_points() if point.is_relative_to(directory) and point != directory]

@@ -1,0 +1,153 @@
+"""Lives of an engine of the project's own, each in a network namespace that the test made: run as a program.
+
+unshare --net python cycles.py SCENARIO DIRECTORY
+"""
+
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from supervisor.engine import Docker
+from supervisor.errors import ConfigurationError
+from supervisor.provision import daemon
+from supervisor.provision.daemon import EnginePaths
+from supervisor.provision.engine import Engine, answers, end_engine, engine_in_use
+from supervisor.provision.processes import all_processes, look_at
+from supervisor.provision.report import Report
+
+REPORT = Report(io.StringIO())
+
+
+def devices() -> list[str]:
+    return sorted(name for _, name in socket.if_nameindex() if name not in {"lo", "sit0"})
+
+
+def rules() -> str:
+    tables = [
+        subprocess.run(["iptables", "-t", table, "-S"], capture_output=True, text=True, check=True).stdout
+        for table in ("filter", "nat")
+    ]
+    return "".join(tables)
+
+
+def assert_nothing_left(paths: EnginePaths) -> None:
+    assert daemon.running_pid(paths) is None
+    assert devices() == []
+    assert "DOCKER" not in rules()
+    assert {path.name for path in paths.run.iterdir()} <= {"start.lock", "users.lock"}
+    assert daemon.mounts_below(paths.data.parent) == []
+    mine = [info.arguments for info in all_processes() if daemon.names(info, str(paths.data.parent))]
+    assert [arguments for arguments in mine if "cycles.py" not in " ".join(arguments)] == []
+
+
+async def the_last_user_ends_it(paths: EnginePaths) -> None:
+    async with engine_in_use("", REPORT, paths=paths) as first:
+        assert first == Engine(paths.url, True, "started")
+        async with engine_in_use("", REPORT, paths=paths) as second:
+            assert second.origin == "adopted"
+        assert await answers(first.url), "the first user is still there"
+        assert devices() == [paths.bridge]
+    assert_nothing_left(paths)
+
+
+async def networks_keep_their_addresses(paths: EnginePaths) -> None:
+    async def subnet() -> str:
+        async with Docker(paths.url) as docker:
+            [network] = [each for each in await docker.networks.list() if each["Name"] == "kept"]
+            return str(network["IPAM"]["Config"][0]["Subnet"])
+
+    async with engine_in_use("", REPORT, paths=paths) as engine, Docker(engine.url) as docker:
+        await docker.networks.create({"Name": "kept", "Driver": "bridge"})
+        before = await subnet()
+        assert len(devices()) == 2
+    assert_nothing_left(paths)
+    async with engine_in_use("", REPORT, paths=paths):
+        assert await subnet() == before
+        assert len(devices()) == 2
+    assert_nothing_left(paths)
+
+
+async def a_crash_is_cleared_away(paths: EnginePaths) -> None:
+    async with engine_in_use("", REPORT, paths=paths, keep=True):
+        pid = daemon.running_pid(paths)
+    assert pid is not None
+    assert await answers(paths.url), "kept for whoever comes next"
+    os.kill(pid, signal.SIGKILL)
+    while look_at(pid):
+        await trio.sleep(0.01)
+    # A pid file that names somebody else, and a socket nobody listens on: neither is to be believed.
+    paths.pid_file.write_text(f"{os.getpid()}\n")
+    assert paths.socket.exists()
+    async with engine_in_use("", REPORT, paths=paths) as engine:
+        assert engine.origin == "started"
+    assert_nothing_left(paths)
+
+
+async def started_by_hand_it_is_never_ended(paths: EnginePaths) -> None:
+    async with engine_in_use("", REPORT, paths=paths, keep=True):
+        paths.mark_file.unlink()
+    async with engine_in_use("", REPORT, paths=paths) as engine:
+        assert engine.origin == "adopted"
+    assert await answers(paths.url)
+    async with engine_in_use("", REPORT, paths=paths):
+        with pytest.raises(ConfigurationError, match="in use"):
+            await end_engine(REPORT, paths)
+    await end_engine(REPORT, paths)  # unless somebody says so
+    assert daemon.running_pid(paths) is None
+    await end_engine(REPORT, paths)  # nothing to do
+
+
+async def a_failed_start_tells_why(paths: EnginePaths) -> None:
+    paths.data.mkdir(parents=True)
+    (paths.data / "image").write_text("in the way of a directory")
+    with pytest.raises(ConfigurationError) as caught:
+        async with engine_in_use("", REPORT, paths=paths):
+            raise AssertionError("started")
+    assert "the engine ended at once" in str(caught.value)
+    assert "not a directory" in str(caught.value), "the engine's own words"
+    assert "make demo" in str(caught.value)
+    assert_nothing_left(paths)
+
+
+async def a_cancelled_start_leaves_nothing(paths: EnginePaths) -> None:
+    with trio.move_on_after(0.15) as scope:
+        async with engine_in_use("", REPORT, paths=paths):
+            await trio.sleep_forever()
+    assert scope.cancelled_caught
+    assert_nothing_left(paths)
+
+
+async def never_beside_another(paths: EnginePaths) -> None:
+    other = EnginePaths(paths.data.with_name("other"), paths.run.with_name("other-run"), "ts-other0")
+    async with engine_in_use("", REPORT, paths=other):
+        with pytest.raises(ConfigurationError) as caught:
+            async with engine_in_use("", REPORT, paths=paths):
+                raise AssertionError("started beside another engine")
+        assert f"pid {daemon.running_pid(other)}" in str(caught.value)
+        assert "DOCKER_HOST" in str(caught.value)
+        async with engine_in_use(other.url, REPORT, paths=paths) as engine:
+            assert engine == Engine(other.url, False, "found")
+        assert await answers(other.url), "an engine that was there is left alone"
+    assert_nothing_left(other)
+
+
+async def main(scenario: str, directory: Path) -> None:
+    paths = EnginePaths(directory / "data", directory / "run", "ts-cycle0")
+    try:
+        with trio.fail_after(120):
+            await globals()[scenario](paths)
+    finally:
+        with trio.move_on_after(30, shield=True):
+            await daemon.end(paths, [])
+
+
+if __name__ == "__main__":
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    trio.run(main, sys.argv[1], Path(sys.argv[2]))
