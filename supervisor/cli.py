@@ -148,9 +148,8 @@ def _reconcile(settings: Settings, options: argparse.Namespace) -> None:
                 "removed" if finding.removed else "to be removed" if finding.verdict.removes else "left alone"
             )
             print(f"{finding.name}  {fate}: {finding.verdict.value}")
-        print(
-            f"{len(findings)} containers of this product, {sum(each.verdict.removes for each in findings)} left over"
-        )
+        left_over = sum(finding.verdict.removes for finding in findings)
+        print(f"{len(findings)} containers of this product, {left_over} left over")
 
     try:
         trio.run(run)

@@ -69,7 +69,7 @@ async def open_provider(settings: Settings) -> AsyncGenerator[SandboxProvider]:
 
 @asynccontextmanager
 async def _reaping(provider: DockerProvider, settings: Settings) -> AsyncGenerator[None]:
-    """Remove what dead supervisors left, now and every so often, and have a guard do it should this one die."""
+    """Remove what dead supervisors left, now and every so often; have a guard do it should this one die."""
     site, pending = provider.containers.site, provider.containers.pending
     guard = Guard(site.docker.docker_host, site.identity.instance)
     reconciler = Reconciler(site.docker, site.identity, pending.names)
