@@ -45,10 +45,12 @@ class Shell:
         argv0: str | None = None,
         local_modes: int | None = None,
         user: int | None = None,
+        emulated: bool = True,
     ) -> None:
         self.master, slave = os.openpty()
         self.screen = Screen(columns, rows)
         self.output = b""
+        self._emulated = emulated
         self._undecoded = b""
         self._set_size(columns, rows)
         if local_modes is not None:
@@ -117,6 +119,8 @@ class Shell:
         except OSError:  # EIO: nobody has the other side open any more
             return False
         self.output += data
+        if not self._emulated:
+            return True
         self._undecoded += data
         text = self._undecoded.decode(errors="ignore" if len(self._undecoded) > 8192 else "surrogateescape")
         cut = len(text)
@@ -148,6 +152,10 @@ class Shell:
                 raise AssertionError(
                     f"{what or 'it'} did not come; the screen:\n{screen}\n{self.output[-300:]!r}"
                 )
+
+    def wait_for_output(self, data: bytes) -> None:
+        """Wait until `data` has been written."""
+        self.wait_for(lambda: data in self.output, repr(data))
 
     def wait_for_text(self, text: str) -> None:
         """Wait until `text` is somewhere on the screen, scrolled away or not."""

@@ -385,11 +385,11 @@ def test_paste_waits_for_enter(shell_binary: Path) -> None:
     with running(shell_binary, "printf") as shell:
         shell.press(PASTE_BEGIN, b"printf OWNED\r", PASTE_END)
         shell.wait_for_line("printf OWNED", 12)
-        time.sleep(0.1)
-        shell.read(0)
+        shell.press(b"x")
+        shell.wait_for_line("printf OWNEDx", 13)
         assert "\nOWNED" not in shell.screen.text()
         shell.press(ENTER)
-        shell.wait_for_text("\nOWNED")
+        shell.wait_for_text("\nOWNEDx")
 
 
 def test_pasted_lines_are_entered_one_by_one(shell_binary: Path) -> None:
