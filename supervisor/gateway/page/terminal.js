@@ -160,7 +160,8 @@ export class TerminalView {
       return;
     }
     if (history.length > 0) {
-      this.#replaying = true;
+      // The flag changes where the terminal has got to, not where the network has.
+      this.#terminal.write("", () => (this.#replaying = true));
       this.#terminal.write(history, () => (this.#replaying = replaying));
     }
     if (live.length > 0) {
