@@ -5,7 +5,7 @@ the sessions before the provider; leaving any of these scopes, by any path, give
 """
 
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import attrs
@@ -52,7 +52,7 @@ class Supervisor:
 @asynccontextmanager
 async def running(
     settings: Settings, provider: SandboxProvider, pages: Pages | None = None
-) -> AsyncIterator[Supervisor]:
+) -> AsyncGenerator[Supervisor]:
     """Serve with `provider` while the block runs; `pages` are those of this package unless given.
 
     Resource handling: on leaving, sessions are ended and their sandboxes given back before this returns.

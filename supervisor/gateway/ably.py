@@ -7,13 +7,14 @@ look like a control message.
 """
 
 import math
+from collections.abc import Iterator
 
 import trio
 
 from supervisor.gateway.house import House, Presented
 from supervisor.gateway.http import Request
 from supervisor.gateway.v1 import warning_text
-from supervisor.gateway.viewer import Opening
+from supervisor.gateway.viewer import OUTPUT_PIECE, Opening
 from supervisor.protocol import ably
 from supervisor.protocol.answers import is_automatic
 from supervisor.protocol.closing import CLOSINGS, EndReason, close_reason
@@ -26,6 +27,7 @@ from supervisor.session.limiter import TokenBucket
 from supervisor.session.session import Session
 
 FLUSH_AFTER = 0.1  # seconds that an incomplete code point waits for its rest
+NO_ISOLATION = b"[no isolation: a plain process of the host]\r\n"
 LEAVING_REASONS = frozenset({"user-closed-primary", "user-closed-secondary", "manual-reconnect"})
 LEAVING_CODES = frozenset({4002, 4003})
 
@@ -33,11 +35,10 @@ LEAVING_CODES = frozenset({4002, 4003})
 class AblySpeaker:
     """One connection's side of the protocol."""
 
-    acknowledges = False
-
     def __init__(self, house: House, request: Request) -> None:
         self._house = house
         self._request = request
+        self._greeted = house.settings.control_format != "auto"
         self._prefixed = house.settings.control_format != "plain"
         self._encoder = OutputEncoder(plain=not self._prefixed)
         now = trio.current_time()
@@ -47,13 +48,9 @@ class AblySpeaker:
     def _control(self, message: dict[str, Json]) -> str:
         return ably.control(message, prefixed=self._prefixed)
 
-    def greeting(self) -> list[str | bytes]:
-        """Say `connecting`, in the form that may be understood: how the client likes it is not known yet."""
-        return (
-            [self._control(ably.status("connecting"))]
-            if self._house.settings.control_format != "auto"
-            else []
-        )
+    def greeting(self) -> list[str]:
+        """Say `connecting`, unless it is not known yet in which form this client understands it."""
+        return [self._control(ably.status("connecting"))] if self._greeted else []
 
     def authenticate(self, message: str | bytes) -> Opening:
         """Take the authentication message."""
@@ -64,31 +61,38 @@ class AblySpeaker:
         presented = Presented(
             auth.config, auth.signature, auth.api_key, auth.access_token, None, auth.environment
         )
-        return Opening(self._house.identify(presented, self._request), auth.session_id, 80, 24)
+        return Opening(self._house.identify(presented, self._request), auth.session_id)
 
-    def attach(self, session: Session, resumed: bool) -> tuple[Attachment, list[str | bytes]]:
-        """`connected`, `hello`, the opener, then history and the question for the window's size."""
-        offset, history = 0, b""
+    def welcome(self) -> list[str]:
+        """Say `connecting` now, if not before."""
+        return [] if self._greeted else [self._control(ably.status("connecting"))]
+
+    def attach(self, session: Session, resumed: bool) -> tuple[Attachment, Iterator[str]]:
+        """`connected`, `hello`, the opener, the question for the window's size, and history."""
+        offset, output = 0, REQUEST
         if resumed:
             start, end = session.scrollback.start, session.scrollback.end
             replay = sanitize_replay(session.scrollback.read(start, end - start), trimmed=start > 0)
-            offset, history = start + replay.live_offset, b"\x1bc" + replay.data
+            # Live output goes on in the state in which a replay ends, so nothing comes between the two.
+            offset, output = start + replay.live_offset, b"\x1bc" + REQUEST + replay.data
             # One of several connections with the same id is the newest; the others give up, or they would
             # take the session from each other for ever.
             session.replace(lambda attachment: not attachment.acknowledges)
+        elif not self._house.provider.isolated:
+            output = NO_ISOLATION + REQUEST
         attachment = session.attach(
             offset=offset, window=self._house.settings.output_window, role="writer", acknowledges=False
         )
         self._probe = SizeProbe(trio.current_time())
-        notice = b"" if self._house.provider.isolated else b"[no isolation: a plain process of the host]\r\n"
-        text = self._encoder.encode(history) + self._encoder.flush() + self._encoder.encode(notice + REQUEST)
-        return attachment, [
-            self._control(ably.status("connecting")),
-            self._control(ably.status("connected")),
-            self._control(ably.hello(session.id)),
-            ably.OPENER,
-            text,
-        ]
+        return attachment, self._opening_frames(session.id, output)
+
+    def _opening_frames(self, session_id: str, output: bytes) -> Iterator[str]:
+        yield self._control(ably.status("connected"))
+        yield self._control(ably.hello(session_id))
+        yield ably.OPENER
+        for position in range(0, len(output), OUTPUT_PIECE):
+            if text := self._encoder.encode(output[position : position + OUTPUT_PIECE]):
+                yield text
 
     async def hear(self, message: str | bytes, attachment: Attachment) -> None:
         """Everything that is not a known control message is typed."""
@@ -116,7 +120,7 @@ class AblySpeaker:
         """It was a key after all."""
         await self._type(self._probe.release(), attachment)
 
-    async def frames(self, event: Event) -> list[str | bytes]:
+    async def frames(self, event: Event) -> list[str]:
         """Output as text at the pace that xterm.js can take; warnings as a line in the terminal, too."""
         match event:
             case Output():
@@ -134,21 +138,22 @@ class AblySpeaker:
                 return []
 
     def _line(self, text: str) -> str:
-        return self._encoder.encode(f"\r\n[{text}]\r\n".encode())
+        # Past the encoder: it may be holding the beginning of a character whose rest comes later.
+        return f"\r\n[{text}]\r\n"
 
     def quiet_after(self) -> float:
         """Soon, while the beginning of a code point is held back."""
         return FLUSH_AFTER if self._encoder.pending else math.inf
 
-    def flush(self) -> list[str | bytes]:
+    def flush(self) -> list[str]:
         """What was held back, as it is."""
         text = self._encoder.flush()
         return [text] if text else []
 
-    def farewell(self, ended: Ended, message: str | None) -> list[str | bytes]:
+    def farewell(self, ended: Ended, message: str | None) -> list[str]:
         """The status that the client shows, where it shall not resume by itself."""
         status = ably.farewell(ended.reason, message)
-        lines: list[str | bytes] = self.flush()
+        lines = self.flush()
         if ended.reason is EndReason.SHUTDOWN:
             lines.append(self._line(CLOSINGS[ended.reason].message))
         return [*lines, self._control(status)] if status else lines
@@ -158,6 +163,6 @@ class AblySpeaker:
         closing = CLOSINGS[reason]
         return closing.ably_code, close_reason(closing.ably_reason)
 
-    def is_leave(self, code: int, reason: str | None) -> bool:
+    def is_leave(self, code: int, reason: str) -> bool:
         """Whether the user closed the terminal, rather than losing the connection."""
         return code in LEAVING_CODES or reason in LEAVING_REASONS

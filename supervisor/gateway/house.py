@@ -6,8 +6,10 @@ The house turns what a client presents into an `Identity`, and an identity into 
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from weakref import WeakSet
 
 import attrs
+import trio
 
 from supervisor.admission.credentials import (
     Credentials,
@@ -53,9 +55,10 @@ class Identity:
 
 
 class House:
-    """Shared by all connections; holds no connection's state.
+    """Shared by all connections; knows nothing of any of them but how long it may wait.
 
     Attributes:
+        closing: whether visitors are no longer welcome.
         port: that clients connect to, known once the gateway listens.
         on_redeemed: called when a one-time token has been used, so that the next one can be announced.
     """
@@ -64,6 +67,7 @@ class House:
         self, settings: Settings, provider: SandboxProvider, registry: SessionRegistry, tokens: OneTimeTokens
     ) -> None:
         self.settings = settings
+        self.closing = False
         self.port = settings.port
         self.tls = settings.tls_certificate is not None
         self.on_redeemed: Callable[[], None] = lambda: None
@@ -71,6 +75,19 @@ class House:
         self.registry = registry
         self.tokens = tokens
         self._digest_key = secrets.token_bytes(32)
+        self._waits: WeakSet[trio.CancelScope] = WeakSet()
+
+    def close(self) -> None:
+        """Let nobody wait any longer who has no session."""
+        self.closing = True
+        for wait in self._waits:
+            wait.cancel()
+
+    def patience(self, seconds: float) -> trio.CancelScope:
+        """As `trio.move_on_after`, for a wait that ends early when the house closes."""
+        wait = trio.move_on_after(0 if self.closing else seconds)
+        self._waits.add(wait)
+        return wait
 
     @property
     def needs_token(self) -> bool:

@@ -1,10 +1,11 @@
-"""The little HTTP that one port needs: read a request head, answer with a whole body, or hand over to the
-WebSocket library.
+"""The little HTTP that one port needs: read a request head, answer with a whole body, or let the connection
+become a WebSocket.
 
-A head is read byte-bounded and under a deadline, parsed by h11, and kept verbatim, because an upgrade is
-replayed to the WebSocket library as it arrived.
+A head is read byte-bounded and parsed by h11. Requests have no bodies here, so heads follow each other.
 """
 
+import base64
+import binascii
 from collections.abc import Iterable
 from http import HTTPStatus
 from urllib.parse import parse_qsl, urlsplit
@@ -12,6 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 import attrs
 import h11
 import trio
+from wsproto.utilities import generate_accept_token
 
 MAX_HEAD = 16 * 1024  # bytes of request line and headers; browsers send well under 4 KiB
 READ_SIZE = 16 * 1024
@@ -19,11 +21,14 @@ MAX_QUERY_FIELDS = 32
 
 
 class HttpError(Exception):
-    """The request cannot be served; `status` and the text go to the client, and the connection closes."""
+    """The request cannot be served; `status`, `headers` and the text go to the client, and the connection
+    closes.
+    """
 
-    def __init__(self, status: HTTPStatus, message: str) -> None:
+    def __init__(self, status: HTTPStatus, message: str, headers: Iterable[tuple[str, str]] = ()) -> None:
         super().__init__(message)
         self.status = status
+        self.headers = headers
 
 
 @attrs.frozen
@@ -35,7 +40,6 @@ class Request:
         path: percent-encoded path of the target, without the query.
         query: fields of the query; of repeated names the last one.
         headers: names in lower case.
-        raw: the head as it arrived, blank line included.
         minor_version: of HTTP/1.x.
     """
 
@@ -43,7 +47,6 @@ class Request:
     path: str
     query: dict[str, str] = attrs.field(repr=False)
     headers: tuple[tuple[bytes, bytes], ...] = attrs.field(repr=False)
-    raw: bytes = attrs.field(repr=False)
     minor_version: int
 
     def header(self, name: str) -> str | None:
@@ -58,20 +61,23 @@ class Request:
             raise HttpError(HTTPStatus.BAD_REQUEST, f"More than one {name} header.")
         return values[0].decode("latin-1") if values else None
 
-    def tokens(self, name: str) -> set[str]:
-        """Return the lower-case elements of a comma-separated header that may be repeated."""
+    def elements(self, name: str) -> set[str]:
+        """Return the elements of a comma-separated header that may be repeated."""
         joined = b",".join(value for key, value in self.headers if key == name.encode()).decode("latin-1")
-        return {part.strip().lower() for part in joined.split(",") if part.strip()}
+        return {part.strip() for part in joined.split(",") if part.strip()}
+
+    def _has(self, name: str, element: str) -> bool:
+        return element in {each.lower() for each in self.elements(name)}
 
     @property
     def is_websocket_upgrade(self) -> bool:
         """Whether it asks for a WebSocket (RFC 6455, section 4.2.1)."""
-        return "websocket" in self.tokens("upgrade") and "upgrade" in self.tokens("connection")
+        return self._has("upgrade", "websocket") and self._has("connection", "upgrade")
 
     @property
     def keep_alive(self) -> bool:
         """Whether the client may send another request on this connection."""
-        return self.minor_version >= 1 and "close" not in self.tokens("connection")
+        return self.minor_version >= 1 and not self._has("connection", "close")
 
 
 class HeadReader:
@@ -86,27 +92,35 @@ class HeadReader:
         self.rest = bytearray()
 
     async def next_request(self) -> Request | None:
-        """Return the next request, or None when the client has closed. The caller sets the deadline.
+        """Return the next request, or None when the client has closed. The caller sets the deadline; nothing
+        is lost when it passes.
 
         Raises:
             HttpError: the head is malformed or too large, or announces a body.
         """
         searched = 0
-        while (end := self.rest.find(b"\r\n\r\n", searched)) < 0:
+        while (end := self._find_end(searched)) < 0:
             if len(self.rest) > MAX_HEAD:
-                raise HttpError(
-                    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request's head is too large."
-                )
+                raise _too_large()
             searched = max(0, len(self.rest) - 3)
             data = await self._stream.receive_some(READ_SIZE)
             if not data:
                 return None
             self.rest += data
         if end > MAX_HEAD:
-            raise HttpError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request's head is too large.")
+            raise _too_large()
         raw = bytes(self.rest[: end + 4])
         del self.rest[: end + 4]
         return _parse(raw)
+
+    def _find_end(self, searched: int) -> int:
+        while self.rest.startswith(b"\r\n"):  # empty lines before a request count for nothing (RFC 9112, 2.2)
+            del self.rest[:2]
+        return self.rest.find(b"\r\n\r\n", searched)
+
+
+def _too_large() -> HttpError:
+    return HttpError(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "The request's head is too large.")
 
 
 def _parse(raw: bytes) -> Request:
@@ -129,7 +143,29 @@ def _parse(raw: bytes) -> Request:
     except ValueError as error:
         raise HttpError(HTTPStatus.BAD_REQUEST, "The request's target is malformed.") from error
     minor = int(event.http_version.split(b".")[1])
-    return Request(event.method.decode(), parts.path, query, headers, raw, minor)
+    return Request(event.method.decode(), parts.path, query, headers, minor)
+
+
+def upgrade_response(key: str, subprotocol: str | None) -> bytes:
+    """Return the answer that turns the connection into a WebSocket (RFC 6455, section 4.2.2).
+
+    Raises:
+        HttpError: `key` is not one.
+    """
+    try:
+        nonce = base64.b64decode(key, validate=True)
+    except (binascii.Error, ValueError):
+        nonce = b""
+    if len(nonce) != 16:
+        raise HttpError(HTTPStatus.BAD_REQUEST, "Sec-WebSocket-Key is not 16 bytes in base64.")
+    lines = [
+        "HTTP/1.1 101 Switching Protocols",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Accept: {generate_accept_token(key.encode()).decode()}",
+        *([f"Sec-WebSocket-Protocol: {subprotocol}"] if subprotocol else []),
+    ]
+    return _head(lines)
 
 
 def response(
@@ -144,7 +180,8 @@ def response(
     """Return a whole HTTP/1.1 response; `head_only` leaves the body out but keeps its length (HEAD)."""
     lines = [
         f"HTTP/1.1 {status.value} {status.phrase}",
-        f"Content-Length: {len(body)}",
+        # A 304 speaks of the body that the client has (RFC 9110, section 8.6).
+        *([f"Content-Length: {len(body)}"] if status is not HTTPStatus.NOT_MODIFIED else []),
         f"Content-Type: {content_type}",
         "X-Content-Type-Options: nosniff",
         "Referrer-Policy: no-referrer",
@@ -152,5 +189,8 @@ def response(
         f"Connection: {'keep-alive' if keep_alive else 'close'}",
         *(f"{name}: {value}" for name, value in headers),
     ]
-    head = "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"
-    return head if head_only else head + body
+    return _head(lines) if head_only else _head(lines) + body
+
+
+def _head(lines: Iterable[str]) -> bytes:
+    return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n"

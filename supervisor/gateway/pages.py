@@ -77,11 +77,16 @@ class Pages:
             HTTPStatus.OK, asset.body, asset.content_type, headers, keep_alive=keep_alive, head_only=head_only
         )
 
-    def refusal(self, websocket_origin: str, *, head_only: bool) -> bytes:
+    def refusal(self, websocket_origin: str, *, keep_alive: bool, head_only: bool) -> bytes:
         """Return the page for somebody who comes without a token."""
         headers = [*self._headers(websocket_origin), ("Cache-Control", "no-store")]
         return response(
-            HTTPStatus.FORBIDDEN, _REFUSAL.encode(), "text/html; charset=utf-8", headers, head_only=head_only
+            HTTPStatus.FORBIDDEN,
+            _REFUSAL.encode(),
+            "text/html; charset=utf-8",
+            headers,
+            keep_alive=keep_alive,
+            head_only=head_only,
         )
 
     def asset(self, path: str, tag: str | None, *, keep_alive: bool, head_only: bool) -> bytes | None:

@@ -16,20 +16,19 @@ from supervisor.admission.token import set_cookie
 from supervisor.errors import ConfigurationError
 from supervisor.gateway.ably import AblySpeaker
 from supervisor.gateway.house import House
-from supervisor.gateway.http import HeadReader, HttpError, Request, response
+from supervisor.gateway.http import HeadReader, HttpError, Request, response, upgrade_response
 from supervisor.gateway.pages import Pages
-from supervisor.gateway.stream import MeteredStream
+from supervisor.gateway.stream import linger, send_steadily
 from supervisor.gateway.tls import Tls
 from supervisor.gateway.v1 import V1Speaker
 from supervisor.gateway.viewer import Speaker, converse
-from supervisor.gateway.websocket import accept_websocket
+from supervisor.gateway.websocket import WebSocket
 from supervisor.observability.log import get_logger
 from supervisor.protocol.v1 import SUBPROTOCOL
 
 log = get_logger(__name__)
 
 BACKLOG = 512
-BUSY = response(HTTPStatus.SERVICE_UNAVAILABLE, b"Too many connections.\n", headers=[("Retry-After", "10")])
 
 
 class Gateway:
@@ -53,7 +52,7 @@ class Gateway:
         self.url = ""
         self._connections = 0
         self._accepting = trio.CancelScope()
-        self._idle = trio.Event()
+        self._gone = trio.lowlevel.ParkingLot()
 
     def __repr__(self) -> str:
         return f"<Gateway {self.url} {self._connections} connections>"
@@ -71,16 +70,19 @@ class Gateway:
             raise ConfigurationError(
                 f"HOST={settings.host} PORT={settings.port}: cannot listen there: {error.strerror or error}"
             ) from error
-        port = listeners[0].socket.getsockname()[1]
-        self.house.port = port
-        scheme = "https" if self.tls else "http"
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        self.url = f"{scheme}://{host}:{port}/"
+        self.house.port = listeners[0].socket.getsockname()[1]
+        self.url = self._url()
         async with trio.open_nursery() as nursery:
             if self.tls:
                 nursery.start_soon(self.tls.watch)
             await nursery.start(self._accept, listeners, nursery)
             task_status.started()
+
+    def _url(self) -> str:
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.settings.host, self.settings.host)  # noqa: S104
+        return (
+            f"{'https' if self.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{self.house.port}/"
+        )
 
     async def _accept(
         self,
@@ -90,72 +92,86 @@ class Gateway:
         task_status: trio.TaskStatus[None],
     ) -> None:
         with self._accepting:
-            serve = partial(trio.serve_listeners, self._handle, listeners, handler_nursery=nursery)
             async with trio.open_nursery() as accepting:
-                await accepting.start(serve)
+                await accepting.start(
+                    partial(trio.serve_listeners, self._accepted, listeners, handler_nursery=nursery)
+                )
                 task_status.started()
-        for listener in listeners:
-            await listener.aclose()
 
     async def drain(self) -> None:
         """Stop accepting, and return when the connections that were there are gone."""
         self._accepting.cancel()
-        if self._connections:
-            await self._idle.wait()
+        self.house.close()
+        while self._connections:
+            await self._gone.park()
 
-    async def _handle(self, stream: trio.SocketStream) -> None:
+    async def _accepted(self, stream: trio.SocketStream) -> None:
+        address = stream.socket.getsockname()[0]
+        await self.serve(self.tls.wrap(stream) if self.tls else stream, address)
+
+    async def serve(self, stream: trio.abc.Stream, address: str | None = None) -> None:
+        """Serve one connection until it ends, whatever carries it, and close it.
+
+        Args:
+            stream: to the client.
+            address: of this host, at which the connection arrived.
+
+        Error handling: what goes wrong ends this connection, is logged, and is never raised.
+        """
+        self._connections += 1
         try:
-            if self._connections >= self.settings.max_connections:
-                with trio.move_on_after(1):
-                    await stream.send_all(BUSY)
-                return
-            self._connections += 1
-            try:
-                wrapped = self.tls.wrap(stream) if self.tls else stream
-                await self._serve(wrapped)
-            finally:
-                self._connections -= 1
-                if not self._connections:
-                    self._idle.set()
-                    self._idle = trio.Event()
-        except* (trio.BrokenResourceError, trio.ClosedResourceError) as gone:
-            log.debug("connection broke", error=str(gone.exceptions[0]))
+            if upgrade := await self._answer_requests(stream, address):
+                await self._converse(stream, *upgrade)
+        except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as gone:
+            log.debug("connection broke", error=repr(gone.exceptions[0]))
         except* Exception as error:
             log.error("connection failed", exc_info=error)
         finally:
+            self._connections -= 1
+            self._gone.unpark_all()
             await trio.aclose_forcefully(stream)
 
-    async def _serve(self, stream: trio.abc.Stream) -> None:
+    async def _answer_requests(
+        self, stream: trio.abc.Stream, address: str | None
+    ) -> tuple[Request, bytes] | None:
+        """Answer requests until one asks for a WebSocket; return that one, whose upgrade has been answered,
+        and what has been read beyond it. None when the connection is done.
+        """
+        timeout = self.settings.handshake_timeout
         reader = HeadReader(stream)
-        keep_alive = True
-        while keep_alive:
+        while True:
             request: Request | None = None
-            with trio.move_on_after(self.settings.handshake_timeout) as scope:
-                try:
+            try:
+                if self._connections > self.settings.max_connections:
+                    raise HttpError(
+                        HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections.", [("Retry-After", "10")]
+                    )
+                with self.house.patience(timeout) as patience:
                     request = await reader.next_request()
-                    if request is None:
-                        return
-                    if request.is_websocket_upgrade:
-                        self._check_upgrade(request)
-                        break
-                    keep_alive = request.keep_alive
-                    answer = self._answer(request)
-                except HttpError as error:
-                    keep_alive = False
-                    answer = response(error.status, f"{error}\n".encode())
-                await stream.send_all(answer)
-            if scope.cancelled_caught:
-                return
-        else:
-            return
-        assert request is not None
-        await self._upgrade(stream, request, bytes(reader.rest))
+                if patience.cancelled_caught and reader.rest:
+                    raise HttpError(HTTPStatus.REQUEST_TIMEOUT, "The request did not arrive in time.")
+                if request is None:
+                    return None
+                if request.is_websocket_upgrade:
+                    answer = self._upgrade(request, address)
+                    await send_steadily(stream, answer, timeout)
+                    return request, bytes(reader.rest)
+                answer, keep_alive = self._answer(request, address), request.keep_alive
+            except HttpError as error:
+                answer = response(error.status, f"{error}\n".encode(), headers=error.headers)
+                keep_alive = False
+            await send_steadily(stream, answer, timeout)
+            if not keep_alive:
+                await linger(stream)
+                return None
 
     # ------------------------------------------------------------------ pages
 
-    def _answer(self, request: Request) -> bytes:
+    def _answer(self, request: Request, address: str | None) -> bytes:
         if request.method not in {"GET", "HEAD"}:
-            raise HttpError(HTTPStatus.METHOD_NOT_ALLOWED, "Only GET and HEAD are served here.")
+            raise HttpError(
+                HTTPStatus.METHOD_NOT_ALLOWED, "Only GET and HEAD are served here.", [("Allow", "GET, HEAD")]
+            )
         head_only = request.method == "HEAD"
         keep_alive = request.keep_alive
         if request.path == "/health":
@@ -163,7 +179,7 @@ class Gateway:
             return response(
                 HTTPStatus.OK, body, "application/json", keep_alive=keep_alive, head_only=head_only
             )
-        host = self._checked_host(request)
+        host = self._checked_host(request, address)
         if request.path == "/":
             return self._page(request, host, keep_alive=keep_alive, head_only=head_only)
         tag = request.header("if-none-match")
@@ -184,12 +200,12 @@ class Gateway:
                 ]
                 return response(HTTPStatus.SEE_OTHER, headers=headers, keep_alive=keep_alive)
             if not self.house.has_token(request):
-                return self.pages.refusal(websocket_origin, head_only=head_only)
+                return self.pages.refusal(websocket_origin, keep_alive=keep_alive, head_only=head_only)
         return self.pages.index(websocket_origin, keep_alive=keep_alive, head_only=head_only)
 
-    def _checked_host(self, request: Request) -> str:
+    def _checked_host(self, request: Request, address: str | None) -> str:
         host = request.header("host") or ""
-        if not host_allowed(host, self.settings):
+        if not host_allowed(host, self.settings, [address] if address else []):
             raise HttpError(
                 HTTPStatus.MISDIRECTED_REQUEST, "This server does not answer to that Host; see ALLOWED_HOSTS."
             )
@@ -197,26 +213,32 @@ class Gateway:
 
     # ------------------------------------------------------------------ WebSocket
 
-    def _check_upgrade(self, request: Request) -> None:
-        """Raise HttpError unless the upgrade is well formed (RFC 6455, section 4.2.1) and from a page that
-        may ask."""
-        host = self._checked_host(request)
-        if request.method != "GET" or request.minor_version < 1 or not request.header("sec-websocket-key"):
-            raise HttpError(HTTPStatus.BAD_REQUEST, "This is not a WebSocket handshake.")
+    def _upgrade(self, request: Request, address: str | None) -> bytes:
+        """Return the answer to a well-formed upgrade (RFC 6455, section 4.2.1) from a page that may ask.
+
+        Raises:
+            HttpError: it is something else.
+        """
+        host = self._checked_host(request, address)
+        if request.method != "GET" or request.minor_version < 1:
+            raise HttpError(HTTPStatus.BAD_REQUEST, "A WebSocket handshake is a GET request of HTTP/1.1.")
         if request.header("sec-websocket-version") != "13":
-            raise HttpError(HTTPStatus.UPGRADE_REQUIRED, "WebSocket version 13 is spoken here.")
-        origin = request.header("origin")
-        if not origin_allowed(origin, host, self.settings):
+            raise HttpError(
+                HTTPStatus.UPGRADE_REQUIRED,
+                "WebSocket version 13 is spoken here.",
+                [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")],
+            )
+        if not origin_allowed(request.header("origin"), host, self.settings):
             raise HttpError(
                 HTTPStatus.FORBIDDEN, "Pages of that origin may not connect; see ALLOWED_ORIGINS."
             )
+        subprotocol = SUBPROTOCOL if _offers_v1(request) else None
+        return upgrade_response(request.header("sec-websocket-key") or "", subprotocol)
 
-    async def _upgrade(self, stream: trio.abc.Stream, request: Request, rest: bytes) -> None:
-        metered = MeteredStream(stream, request.raw, rest, self.settings.max_auth_message_size + len(rest))
-        offered = request.tokens("sec-websocket-protocol")
-        speaks_v1 = SUBPROTOCOL in offered
-        async with accept_websocket(metered, self.settings, SUBPROTOCOL if speaks_v1 else None) as websocket:
-            speaker: Speaker = (
-                V1Speaker(self.house, request) if speaks_v1 else AblySpeaker(self.house, request)
-            )
-            await converse(websocket, speaker, self.house)
+    async def _converse(self, stream: trio.abc.Stream, request: Request, rest: bytes) -> None:
+        speaker: Speaker = (V1Speaker if _offers_v1(request) else AblySpeaker)(self.house, request)
+        await converse(WebSocket(stream, rest, self.settings), speaker, self.house)
+
+
+def _offers_v1(request: Request) -> bool:
+    return SUBPROTOCOL in request.elements("sec-websocket-protocol")

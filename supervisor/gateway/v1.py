@@ -2,11 +2,12 @@
 absolute offsets."""
 
 import math
+from collections.abc import Iterator
 
 from supervisor.errors import PeerError
 from supervisor.gateway.house import House, Presented
 from supervisor.gateway.http import Request
-from supervisor.gateway.viewer import Opening
+from supervisor.gateway.viewer import OUTPUT_PIECE, Opening
 from supervisor.protocol import v1
 from supervisor.protocol.answers import is_automatic
 from supervisor.protocol.closing import CLOSINGS, EndReason, close_reason
@@ -25,14 +26,11 @@ from supervisor.session.attachment import (
 )
 from supervisor.session.session import Session
 
-REPLAY_PIECE = 64 * 1024  # bytes per frame of history
 NO_ISOLATION = "No isolation: this terminal is a plain process of the host. Use it for development only."
 
 
 class V1Speaker:
     """One connection's side of the protocol."""
-
-    acknowledges = True
 
     def __init__(self, house: House, request: Request) -> None:
         self._house = house
@@ -40,7 +38,7 @@ class V1Speaker:
         self._auth = v1.Auth()
         self._size: Resize | None = None
 
-    def greeting(self) -> list[str | bytes]:
+    def greeting(self) -> list[str]:
         """Nothing: the client speaks first."""
         return []
 
@@ -58,7 +56,11 @@ class V1Speaker:
         size = auth.size or Resize(80, 24)
         return Opening(identity, auth.session_id, size.cols, size.rows)
 
-    def attach(self, session: Session, resumed: bool) -> tuple[Attachment, list[str | bytes]]:
+    def welcome(self) -> list[str]:
+        """Nothing: `hello` comes with the session."""
+        return []
+
+    def attach(self, session: Session, resumed: bool) -> tuple[Attachment, Iterator[str | bytes]]:
         """Say hello, and for an empty screen what the session has shown so far."""
         settings = self._house.settings
         offset, history = 0, b""
@@ -89,8 +91,7 @@ class V1Speaker:
             max_duration=settings.max_duration,
             ends_in=session.duration_clock.remaining,
         )
-        pieces = [history[at : at + REPLAY_PIECE] for at in range(0, len(history), REPLAY_PIECE)]
-        return attachment, [hello, *pieces]
+        return attachment, _opening_frames(hello, history)
 
     async def hear(self, message: str | bytes, attachment: Attachment) -> None:
         """Input is binary; the rest are control messages."""
@@ -148,11 +149,11 @@ class V1Speaker:
         """Never: nothing is held back."""
         return math.inf
 
-    def flush(self) -> list[str | bytes]:
+    def flush(self) -> list[str]:
         """Nothing is held back."""
         return []
 
-    def farewell(self, ended: Ended, message: str | None) -> list[str | bytes]:
+    def farewell(self, ended: Ended, message: str | None) -> list[str]:
         """`exit` for a command that ended, `error` for all else."""
         if ended.status is not None:
             return [v1.exited(ended.status.code, ended.status.signal)]
@@ -163,9 +164,15 @@ class V1Speaker:
         closing = CLOSINGS[reason]
         return closing.code, close_reason(closing.reason)
 
-    def is_leave(self, code: int, reason: str | None) -> bool:
+    def is_leave(self, code: int, reason: str) -> bool:
         """Never by its close: leaving has a message of its own."""
         return False
+
+
+def _opening_frames(hello: str, history: bytes) -> Iterator[str | bytes]:
+    yield hello
+    for position in range(0, len(history), OUTPUT_PIECE):
+        yield history[position : position + OUTPUT_PIECE]
 
 
 def warning_text(warning: TimeoutWarning) -> str:

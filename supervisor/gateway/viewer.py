@@ -2,45 +2,44 @@
 ends.
 
 The order of events is the same for all; a `Speaker` knows the words. Input and output are two tasks, so that
-a paste cannot hold up the output that it causes; only the output task (and the farewell after it) writes.
+a paste cannot hold up the output that it causes; only the output task (and the farewell after it) sends
+messages.
 """
 
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Protocol, cast
 
 import attrs
 import trio
 
-from supervisor.errors import PeerError, SessionRefusedError, SupervisorError
+from supervisor.errors import PeerError, SandboxError, SessionRefusedError, SupervisorError
 from supervisor.gateway.house import House, Identity
-from supervisor.gateway.websocket import ConnectionClosed, WebSocket
+from supervisor.gateway.websocket import ConnectionLostError, WebSocket
 from supervisor.observability.log import get_logger
 from supervisor.protocol.closing import EndReason, reason_for
-from supervisor.protocol.v1 import Role
 from supervisor.session.attachment import Attachment, Ended, Event
 from supervisor.session.session import Session
 
 log = get_logger(__name__)
 
 OUTPUT_PIECE = 32 * 1024  # bytes of output per frame: small enough that a neighbour's keystroke gets its turn
+MAX_EARLY = 64 * 1024  # characters or bytes that a client may type before its session is there
 
 
 @attrs.frozen
 class Opening:
-    """What a client asked for when it authenticated."""
+    """What a client asked for when it authenticated; the size of its window is 80x24 unless it said so."""
 
     identity: Identity
     session_id: str | None
-    cols: int
-    rows: int
-    role: Role = "writer"
+    cols: int = 80
+    rows: int = 24
 
 
 class Speaker(Protocol):
     """The words of one protocol, for one connection."""
 
-    acknowledges: bool
-
-    def greeting(self) -> list[str | bytes]:
+    def greeting(self) -> Iterable[str | bytes]:
         """Return the frames that are sent before the client has said anything."""
         ...
 
@@ -48,7 +47,11 @@ class Speaker(Protocol):
         """Understand the first message, or raise what is wrong with it."""
         ...
 
-    def attach(self, session: Session, resumed: bool) -> tuple[Attachment, list[str | bytes]]:
+    def welcome(self) -> Iterable[str | bytes]:
+        """Return the frames that are sent once the client is known, while its sandbox is being started."""
+        ...
+
+    def attach(self, session: Session, resumed: bool) -> tuple[Attachment, Iterable[str | bytes]]:
         """Attach to the session; return the place in it and the frames that come before its output."""
         ...
 
@@ -65,7 +68,7 @@ class Speaker(Protocol):
         """Pass on the input that waited."""
         ...
 
-    async def frames(self, event: Event) -> list[str | bytes]:
+    async def frames(self, event: Event) -> Iterable[str | bytes]:
         """Return the frames that tell `event`."""
         ...
 
@@ -73,11 +76,11 @@ class Speaker(Protocol):
         """Return the seconds without output after which `flush` wants to be called (infinite when not)."""
         ...
 
-    def flush(self) -> list[str | bytes]:
+    def flush(self) -> Iterable[str | bytes]:
         """Return frames for what was held back."""
         ...
 
-    def farewell(self, ended: Ended, message: str | None) -> list[str | bytes]:
+    def farewell(self, ended: Ended, message: str | None) -> Iterable[str | bytes]:
         """Return the frames that say why it ends; the close follows."""
         ...
 
@@ -85,7 +88,7 @@ class Speaker(Protocol):
         """Return the close code and its reason text."""
         ...
 
-    def is_leave(self, code: int, reason: str | None) -> bool:
+    def is_leave(self, code: int, reason: str) -> bool:
         """Whether a client that closes like this wants its session ended."""
         ...
 
@@ -96,36 +99,36 @@ async def converse(websocket: WebSocket, speaker: Speaker, house: House) -> None
     try:
         ended = await _dialogue(websocket, speaker, house)
     except Exception as error:
-        cause = _principal(error)
-        if isinstance(cause, (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError)):
+        cause = _cause(error)
+        if isinstance(cause, ConnectionLostError):
+            await websocket.close(cause.code, cause.reason)
             return
         ended = Ended(reason_for(cause))
-        if isinstance(cause, SupervisorError):
-            message = str(cause)
+        if isinstance(cause, (PeerError, SessionRefusedError)):
+            message = str(cause)  # meant for the client, as the others are not
             log.info("client refused", reason=ended.reason.value, problem=message)
+        elif isinstance(cause, SandboxError):
+            log.warning("no session", reason=ended.reason.value, problem=str(cause))
         else:
             log.error("connection failed", exc_info=error)
     try:
         for frame in speaker.farewell(ended, message):
             await websocket.send(frame)
-    except (ConnectionClosed, SessionRefusedError):
+    except (ConnectionLostError, SessionRefusedError):
         return
     await websocket.close(*speaker.close_frame(ended.reason))
 
 
 async def _dialogue(websocket: WebSocket, speaker: Speaker, house: House) -> Ended:
-    for frame in speaker.greeting():
-        await websocket.send(frame)
-    opening: Opening | None = None
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(websocket.watch)
-        with trio.move_on_after(house.settings.auth_timeout):
-            opening = speaker.authenticate(await websocket.receive())
-        if opening is None:
-            raise SessionRefusedError(EndReason.AUTH_TIMEOUT.value, "No authentication message came in time.")
-        websocket.authenticated()
-        attached = _Attached()
-        nursery.start_soon(_listen, websocket, speaker, attached)
+        nursery.start_soon(websocket.keep_alive)
+        for frame in speaker.greeting():
+            await websocket.send(frame)
+        opening = await _authenticate(websocket, speaker, house)
+        for frame in speaker.welcome():
+            await websocket.send(frame)
+        listener = _Listener(websocket, speaker)
+        nursery.start_soon(listener.run)
         session, resumed = await house.open_session(
             opening.identity, opening.session_id, opening.cols, opening.rows
         )
@@ -133,55 +136,72 @@ async def _dialogue(websocket: WebSocket, speaker: Speaker, house: House) -> End
         try:
             for frame in frames:
                 await websocket.send(frame)
-            attached.to(attachment)
+            listener.admit(attachment)
             ended = await _tell(websocket, speaker, attachment)
         finally:
             session.detach(attachment)
-            if not resumed and not attached.done.is_set():
-                session.end(
-                    EndReason.LEFT
-                )  # the client never learnt the session's id, so nobody can come back to it
+            if not resumed and listener.attachment is None:
+                # The client never learnt the session's id, so nobody can come back to it.
+                session.end(EndReason.LEFT)
         nursery.cancel_scope.cancel()
     return ended
 
 
-class _Attached:
-    """Lets the listener wait until there is a session to type into, reading ahead meanwhile to notice a
-    client that goes."""
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self._attachment: Attachment | None = None
-
-    def to(self, attachment: Attachment) -> None:
-        self._attachment = attachment
-        self.done.set()
-
-    async def attachment(self) -> Attachment:
-        await self.done.wait()
-        assert self._attachment is not None
-        return self._attachment
+async def _authenticate(websocket: WebSocket, speaker: Speaker, house: House) -> Opening:
+    opening: Opening | None = None
+    with house.patience(house.settings.auth_timeout):
+        opening = speaker.authenticate(await websocket.receive())
+    if opening is not None:
+        websocket.authenticated()
+        return opening
+    if house.closing:
+        raise SessionRefusedError(EndReason.SHUTDOWN.value, "The server is shutting down.")
+    raise SessionRefusedError(EndReason.AUTH_TIMEOUT.value, "No authentication message came in time.")
 
 
-async def _listen(websocket: WebSocket, speaker: Speaker, attached: _Attached) -> None:
-    while True:
+class _Listener:
+    """Hears the client: at first only to notice that it goes, remembering what it types meanwhile; once it
+    has been admitted to its session, to act on it.
+    """
+
+    def __init__(self, websocket: WebSocket, speaker: Speaker) -> None:
+        self._websocket = websocket
+        self._speaker = speaker
+        self._waiting = trio.CancelScope()
+        self.attachment: Attachment | None = None
+
+    def admit(self, attachment: Attachment) -> None:
+        self.attachment = attachment
+        self._waiting.cancel()
+
+    async def run(self) -> None:
+        early: list[str | bytes] = []
+        with self._waiting:
+            while sum(map(len, early)) < MAX_EARLY:
+                early.append(await self._websocket.receive())
+            await trio.sleep_forever()
+        assert self.attachment is not None
+        for message in early:
+            await self._speaker.hear(message, self.attachment)
+        while True:
+            await self._hear_next(self.attachment)
+
+    async def _hear_next(self, attachment: Attachment) -> None:
         message: str | bytes | None = None
         try:
-            with trio.move_on_at(speaker.held_until()):
-                message = await websocket.receive()
-        except ConnectionClosed as closed:
-            if (
-                attached.done.is_set()
-                and closed.reason
-                and speaker.is_leave(closed.reason.code, closed.reason.reason)
-            ):
-                (await attached.attachment()).session.end(EndReason.LEFT)
+            with trio.move_on_at(self._speaker.held_until()):
+                message = await self._websocket.receive()
+        except ConnectionLostError as lost:
+            # A viewer that has been let go has no say in what becomes of the session.
+            if not attachment.was_replaced and self._speaker.is_leave(lost.code, lost.reason):
+                attachment.session.end(EndReason.LEFT)
             raise
-        attachment = await attached.attachment()
+        if attachment.was_replaced:
+            return
         if message is None:
-            await speaker.release(attachment)
+            await self._speaker.release(attachment)
         else:
-            await speaker.hear(message, attachment)
+            await self._speaker.hear(message, attachment)
 
 
 async def _tell(websocket: WebSocket, speaker: Speaker, attachment: Attachment) -> Ended:
@@ -195,15 +215,13 @@ async def _tell(websocket: WebSocket, speaker: Speaker, attachment: Attachment) 
             await websocket.send(frame)
 
 
-def _principal(error: Exception) -> Exception:
-    """Of several errors at once return the one that explains the others: a refusal before a breach before a
-    lost connection."""
+def _cause(error: Exception) -> Exception:
+    """Of several errors at once return the one that explains the others: what nobody raised on purpose before
+    a refusal or a breach, and these before the loss of the connection that came of them.
+    """
     if not isinstance(error, ExceptionGroup):
         return error
-    leaves = [_principal(each) for each in error.exceptions]
-    for kind in (SessionRefusedError, PeerError, SupervisorError):
-        for leaf in leaves:
-            if isinstance(leaf, kind):
-                return leaf
-    ordinary = (ConnectionClosed, trio.BrokenResourceError, trio.ClosedResourceError)
-    return next((leaf for leaf in leaves if not isinstance(leaf, ordinary)), leaves[0])
+    group = cast("ExceptionGroup[Exception]", error)
+    leaves = [_cause(each) for each in group.exceptions]
+    told = [leaf for leaf in leaves if not isinstance(leaf, ConnectionLostError)]
+    return next((leaf for leaf in told if not isinstance(leaf, SupervisorError)), (told or leaves)[0])

@@ -1,150 +1,208 @@
-"""One WebSocket as the viewers use it: whole messages in, one writer out, a heartbeat, and an end that cannot
-hang.
+"""One WebSocket as the viewers use it: whole messages in, whole frames out, a heartbeat, and an end that
+cannot hang.
 
-trio-websocket does the framing. What it leaves open is closed here: a send that stalls ends the connection (a
-cancelled send leaves half a frame behind, after which nothing may follow); the close handshake has a
-deadline; silence is probed with protocol pings, which browsers answer even when their page is frozen.
+wsproto does the framing (RFC 6455); this is its I/O. One task calls `receive`, one calls `send`, and one runs
+`keep_alive`, which sends what the protocol owes the peer. They write under one lock, so that frames never
+interleave. Where a frame was cut off, by a cancellation or a stall, nothing can follow: the connection counts
+as lost from then on. Reading never waits for writing, so a peer whose output stalls is still heard.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import suppress
 
 import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
+from wsproto.frame_protocol import CloseReason
 
 from supervisor.errors import PeerError, SessionRefusedError
-from supervisor.gateway.stream import MeteredStream
+from supervisor.gateway.stream import send_steadily
 from supervisor.protocol.closing import EndReason
 from supervisor.settings import Settings
 
-CLOSE_TIMEOUT = 2.0  # seconds for the peer to answer our close frame
-FRAME_OVERHEAD = 64 * 1024  # bytes that pings, fragments and headers may add to one message
+READ_SIZE = 64 * 1024
+OVERHEAD = 64 * 1024  # bytes that frame headers, empty fragments and control frames may add to one message
+CLOSE_TIMEOUT = 2.0  # seconds to deliver our close frame and get the peer's
+
+
+class ConnectionLostError(Exception):
+    """The client has closed the connection, or it broke.
+
+    Attributes:
+        code: close code, 1006 when there was no close frame, 1005 when there was none in it.
+        reason: the client's words in it.
+    """
+
+    def __init__(self, code: int = CloseReason.ABNORMAL_CLOSURE, reason: str = "") -> None:
+        super().__init__(f"closed with {int(code)}")
+        self.code = int(code)
+        self.reason = reason
 
 
 class WebSocket:
-    """An accepted WebSocket. `receive` is for one task, `send` for one task; they may be two.
+    """The server's end of a WebSocket over `stream`, of which `rest` has been read already, after the
+    upgrade.
 
-    Attributes:
-        subprotocol: what was agreed on, or None.
+    Resource handling: the stream stays the caller's, to be closed however the conversation ends.
     """
 
-    def __init__(self, connection: WebSocketConnection, stream: MeteredStream, settings: Settings) -> None:
-        self._connection = connection
+    def __init__(self, stream: trio.abc.Stream, rest: bytes, settings: Settings) -> None:
         self._stream = stream
         self._settings = settings
         self._limit = settings.max_auth_message_size
-        self._heard = trio.current_time()
+        self._protocol = Connection(ConnectionType.SERVER, trailing_data=rest)
+        self._events: Iterator[Event] = self._protocol.events()
+        self._message = bytearray()  # the fragments of the next message, so far
+        self._unproductive = len(rest)  # bytes received since the last message
         self._reading = False
-        self.subprotocol = connection.subprotocol
+        self._heard = trio.current_time()
+        self._asked: float | None = None  # when the ping was sent after which nothing has been heard
+        self._pong: bytes | None = None
+        self._pinged = trio.lowlevel.ParkingLot()
+        self._writing = trio.Lock()
+        self._cut_off = False
 
-    @property
-    def close_code(self) -> int | None:
-        """The code with which the connection was closed, by either side, or None while it is open."""
-        return self._connection.closed.code if self._connection.closed else None
+    def __repr__(self) -> str:
+        return f"<WebSocket {self._protocol.state.name}{' cut off' if self._cut_off else ''}>"
 
     def authenticated(self) -> None:
         """Accept messages of the full size from now on."""
         self._limit = self._settings.max_message_size
-        self._stream.allow(self._limit + FRAME_OVERHEAD)
+
+    # ------------------------------------------------------------------ in
 
     async def receive(self) -> str | bytes:
-        """Return the next message.
+        """Return the next message; a cancelled call loses nothing.
 
         Raises:
-            trio_websocket.ConnectionClosed: there is none any more.
-            SessionRefusedError: it is larger than allowed (`too_large`).
+            ConnectionLostError: there is none any more.
+            SessionRefusedError: it is larger than allowed (`too_large`), or text that is not UTF-8
+                (`not_utf8`).
+            PeerError: the frames are wrong.
         """
+        await trio.lowlevel.checkpoint()
+        while True:
+            event = next(self._events, None)
+            if event is None:
+                await self._read()
+            elif (message := self._take(event)) is not None:
+                return message
+            else:
+                await trio.lowlevel.checkpoint()  # a flood of frames delays nobody
+
+    async def _read(self) -> None:
+        if self._unproductive > self._limit + OVERHEAD:
+            raise self._too_large()
         self._reading = True
         try:
-            message = await self._connection.get_message()
+            data = await self._stream.receive_some(READ_SIZE)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            data = b""
         finally:
             self._reading = False
-        self._heard = trio.current_time()
-        self._stream.allow(self._limit + FRAME_OVERHEAD)
-        size = len(message) if isinstance(message, bytes) or message.isascii() else len(message.encode())
-        if size > self._limit:
-            raise _too_large(self._limit)
-        return message
+        if not data:
+            raise ConnectionLostError
+        self._heard, self._asked = trio.current_time(), None
+        self._unproductive += len(data)
+        self._protocol.receive_data(bytes(data))
+        self._events = self._protocol.events()
+
+    def _take(self, event: Event) -> str | bytes | None:
+        """Act on a frame, or a part of one; return the message that it completes."""
+        match event:
+            case TextMessage() | BytesMessage():
+                return self._assemble(event)
+            case Ping(payload):
+                # Only the newest needs an answer (RFC 6455, section 5.5.3), so a flood of them costs one.
+                self._pong = bytes(payload)
+                self._pinged.unpark_all()
+            case CloseConnection(code, reason):
+                # wsproto reports what it could not parse as a close, too, in an unchanged state.
+                if self._protocol.state in (ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED):
+                    raise ConnectionLostError(code, reason or "")
+                if code == CloseReason.INVALID_FRAME_PAYLOAD_DATA:
+                    raise SessionRefusedError(EndReason.NOT_UTF8.value, "A text message is not UTF-8.")
+                raise PeerError("a frame breaks the WebSocket protocol")
+            case _:
+                pass
+        return None
+
+    def _assemble(self, event: TextMessage | BytesMessage) -> str | bytes | None:
+        self._message += event.data.encode() if isinstance(event, TextMessage) else event.data
+        if len(self._message) > self._limit:
+            raise self._too_large()
+        if not event.message_finished:
+            return None
+        message, self._message, self._unproductive = self._message, bytearray(), 0
+        return message.decode() if isinstance(event, TextMessage) else bytes(message)
+
+    def _too_large(self) -> SessionRefusedError:
+        return SessionRefusedError(
+            EndReason.TOO_LARGE.value, f"A message may have at most {self._limit} bytes."
+        )
+
+    # ------------------------------------------------------------------ out
 
     async def send(self, message: str | bytes) -> None:
         """Send one message; waits for the peer to take it.
 
         Raises:
-            trio_websocket.ConnectionClosed: the peer is gone.
-            SessionRefusedError: it took nothing for the stall timeout (`slow_consumer`); the connection is
-                dead then.
+            ConnectionLostError: the peer is gone.
+            SessionRefusedError: it took nothing for the stall timeout (`slow_consumer`).
         """
-        with trio.move_on_after(self._settings.stall_timeout) as scope:
-            await self._connection.send_message(message)
-        if scope.cancelled_caught:
-            await trio.aclose_forcefully(self._stream)
-            raise SessionRefusedError(
-                EndReason.SLOW_CONSUMER.value, "The connection is too slow for the output."
-            )
+        await self._write(TextMessage(message) if isinstance(message, str) else BytesMessage(message))
 
-    async def watch(self) -> None:
-        """Keep the connection honest until cancelled: probe silence, and stop who sends more than is allowed.
+    async def _write(self, event: Event) -> None:
+        async with self._writing:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            answers_close = (
+                isinstance(event, CloseConnection) and self._protocol.state is ConnectionState.REMOTE_CLOSING
+            )
+            if self._cut_off or not (answers_close or self._protocol.state is ConnectionState.OPEN):
+                raise ConnectionLostError
+            data = self._protocol.send(event)
+            self._cut_off = True  # unless all of it gets out
+            try:
+                await send_steadily(self._stream, data, self._settings.stall_timeout)
+            except trio.TooSlowError:
+                raise SessionRefusedError(
+                    EndReason.SLOW_CONSUMER.value, "The connection is too slow for the output."
+                ) from None
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                raise ConnectionLostError from None
+            self._cut_off = False
+
+    async def keep_alive(self) -> None:
+        """Answer pings, and ping a peer that is silent; browsers answer also when their page is frozen.
 
         Raises:
-            PeerError: the peer does not answer.
-            SessionRefusedError: it sends too much (`too_large`).
+            ConnectionLostError: it does not answer.
         """
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._heartbeat)
-            await self._stream.exceeded.wait()
-            raise _too_large(self._limit)
-
-    async def _heartbeat(self) -> None:
-        number = 0
+        settings = self._settings
         while True:
-            quiet_at = self._heard + self._settings.ping_interval
-            if quiet_at > trio.current_time():
-                await trio.sleep_until(quiet_at)
-                continue
-            number += 1
-            with trio.move_on_after(self._settings.ping_timeout) as scope:
-                await self._connection.ping(b"%d" % number)
-            # While we do not read (the input queue is full) the silence is ours, not the peer's.
-            if scope.cancelled_caught and self._reading and self._heard < quiet_at:
-                await trio.aclose_forcefully(self._stream)
-                raise PeerError("does not answer")
-            self._heard = trio.current_time()
+            if self._asked is None:
+                deadline = self._heard + settings.ping_interval
+            else:
+                deadline = self._asked + settings.ping_timeout
+            if self._pong is not None:
+                payload, self._pong = self._pong, None
+                await self._write(Pong(payload))
+            elif trio.current_time() < deadline:
+                with trio.move_on_at(deadline):
+                    await self._pinged.park()
+            elif self._asked is None:
+                self._asked = trio.current_time()
+                await self._write(Ping())
+            elif self._reading:
+                raise ConnectionLostError
+            else:  # while we do not read (the input waits for its program) the silence is ours
+                self._asked = trio.current_time()
 
     async def close(self, code: int, reason: str) -> None:
-        """Say goodbye and close; never takes longer than a moment, whatever the peer does."""
-        with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
-            await self._connection.aclose(code, reason)
-        await trio.aclose_forcefully(self._stream)
-
-
-def _too_large(limit: int) -> SessionRefusedError:
-    return SessionRefusedError(EndReason.TOO_LARGE.value, f"A message may have at most {limit} bytes.")
-
-
-@asynccontextmanager
-async def accept_websocket(
-    stream: MeteredStream, settings: Settings, subprotocol: str | None
-) -> AsyncIterator[WebSocket]:
-    """Answer the upgrade request that `stream` begins with; the WebSocket is gone when the block is left.
-
-    Raises:
-        trio_websocket.ConnectionClosed, trio.BrokenResourceError: the peer went away meanwhile.
-    """
-    try:
-        async with trio.open_nursery() as nursery:
-            request = await wrap_server_stream(
-                nursery,
-                stream,
-                max_message_size=settings.max_message_size,
-                message_queue_size=1,
-                receive_buffer_size=64 * 1024,
-            )
-            connection = await request.accept(subprotocol=subprotocol)
-            stream.release()
-            yield WebSocket(connection, stream, settings)
-            nursery.cancel_scope.cancel()
-    finally:
-        await trio.aclose_forcefully(stream)
-
-
-__all__ = ["ConnectionClosed", "WebSocket", "accept_websocket"]
+        """Say goodbye, or answer the peer's, within a moment, and whatever it does; nobody else may use the
+        connection any more.
+        """
+        with trio.move_on_after(CLOSE_TIMEOUT), suppress(ConnectionLostError, SessionRefusedError, PeerError):
+            await self._write(CloseConnection(code, reason))
+            while self._protocol.state is not ConnectionState.CLOSED:
+                await self.receive()

@@ -106,6 +106,11 @@ class Attachment:
         return f"<Attachment {self.role} {self.window!r} {len(self._events)} events>"
 
     @property
+    def was_replaced(self) -> bool:
+        """Whether its user has moved on to another connection."""
+        return self._end is not None and self._end.reason is EndReason.REPLACED
+
+    @property
     def is_behind(self) -> bool:
         """Whether the client has a whole window of output still to show."""
         waiting = self.session.scrollback.end - self.window.sent
@@ -134,8 +139,8 @@ class Attachment:
         self.wake()
 
     def tell(self, event: Event) -> None:
-        """Queue the session's own news, in place of an older piece of news of the same kind."""
-        self._events = deque(queued for queued in self._events if type(queued) is not type(event))
+        """Queue the session's own news, in place of older news of the same matter."""
+        self._events = deque(queued for queued in self._events if _matter(queued) != _matter(event))
         self._events.append(event)
         self.wake()
 
@@ -169,7 +174,12 @@ class Attachment:
                 return self._end
             with trio.CancelScope(deadline=self._stall_deadline()) as stall:
                 await self._wake.park()
-            if stall.cancelled_caught:
+            if not stall.cancelled_caught:
+                continue
+            if self.session.input_is_full:
+                # Nothing more is heard from the client meanwhile, so it cannot be blamed.
+                self._stalled_at = None
+            else:
                 raise SessionRefusedError(EndReason.SLOW_CONSUMER.value, "The output was not taken in time.")
 
     def _stall_deadline(self) -> float:
@@ -185,6 +195,8 @@ class Attachment:
         if not self.acknowledges and window.on_ack(window.sent):
             # The client took what it was sent, or the caller would not ask for more.
             self.session.room_may_have_come()
+        if not window.allowance:
+            return None  # what is lost until there is room again is one gap
         if window.sent < scrollback.start:
             gap = Gap(window.sent, scrollback.start)
             window.on_gap(gap.end)
@@ -195,3 +207,7 @@ class Attachment:
         event = Output(window.sent, data)
         window.on_sent(len(data))
         return event
+
+
+def _matter(event: Event) -> tuple[type[Event], TimeoutKind | None]:
+    return type(event), event.kind if isinstance(event, TimeoutWarning | TimeoutWarningCleared) else None

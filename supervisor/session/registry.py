@@ -41,7 +41,8 @@ class SessionRegistry:
         Resource handling: cancelled meanwhile, the half-started session is taken down again.
 
         Raises:
-            SessionRefusedError: the house is full (`capacity`) or closing (`shutdown`).
+            SessionRefusedError: the house is full (`capacity`) or closing (`shutdown`), or the session was
+                ended meanwhile.
             SandboxError: the sandbox could not be started.
         """
         if self._closing:
@@ -66,8 +67,7 @@ class SessionRegistry:
 
         Raises:
             SessionRefusedError: it belongs to other credentials. Its text is that of bad credentials, so that
-                it
-                does not tell that the session exists.
+                it does not tell that the session exists.
         """
         session = self._sessions.get(session_id)
         if session is None or session.ended is not None:

@@ -10,11 +10,12 @@ watches, it runs freely into the scrollback.
 
 import secrets
 from collections.abc import Callable
+from typing import cast
 
 import attrs
 import trio
 
-from supervisor.errors import SandboxError
+from supervisor.errors import SandboxError, SessionRefusedError
 from supervisor.observability.log import get_logger
 from supervisor.protocol.closing import EndReason
 from supervisor.protocol.v1 import Role, TimeoutKind
@@ -125,8 +126,8 @@ class Session:
     ) -> None:
         """Live from the lease of a sandbox to its return; `task_status.started()` once the user can type.
 
-        Error handling: before `started`, errors go to the caller (`SandboxError`); after it, they end this
-        session and are logged, never raised.
+        Error handling: before `started`, errors go to the caller (`SandboxError`, and `SessionRefusedError`
+        when `end` was called meanwhile); after it, they end this session and are logged, never raised.
         """
         try:
             with self._scope:
@@ -137,7 +138,8 @@ class Session:
                     await self._serve(terminal)
                     self._advance(SessionState.ENDING)
             if self.state < SessionState.READY:
-                raise SandboxError("the session was ended while it was being started")
+                reason = self.ended.reason if self.ended else EndReason.ENDED
+                raise SessionRefusedError(reason.value, "The session was ended while it was being started.")
         except Exception as error:
             if self.state < SessionState.READY:
                 raise
@@ -168,6 +170,7 @@ class Session:
             self.ended = ended
             for attachment in self._attachments:
                 attachment.end(ended)
+            self._input_taken.unpark_all()
 
     def _advance(self, state: SessionState) -> None:
         self.state = self.state.forward(state)
@@ -177,8 +180,8 @@ class Session:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._pump_input, terminal)
             nursery.start_soon(self._apply_sizes, terminal)
-            nursery.start_soon(self._run_out, self.idle_clock, "idle", EndReason.IDLE)
-            nursery.start_soon(self._run_out, self.duration_clock, "maxDuration", EndReason.MAX_DURATION)
+            for kind, clock in self._clocks().items():
+                nursery.start_soon(self._run_out, clock, kind)
             nursery.start_soon(self._wait_for_viewers)
             await self._pump_output(terminal)
             status = await terminal.wait_closed()
@@ -199,7 +202,13 @@ class Session:
                 attachment.wake()
 
     def _all_viewers_lag(self) -> bool:
-        return bool(self._attachments) and all(a.is_behind for a in self._attachments)
+        # While the input is full nobody is heard, so acknowledgements cannot come either, and a program that
+        # echoes what it is sent would wait for ever.
+        return (
+            bool(self._attachments)
+            and not self.input_is_full
+            and all(attachment.is_behind for attachment in self._attachments)
+        )
 
     def room_may_have_come(self) -> None:
         """Let the output pump look again whether it may go on."""
@@ -214,6 +223,9 @@ class Session:
             attachment.end(self.ended)
         self._attachments.add(attachment)
         self._attendance_has_changed()
+        for kind, clock in self._clocks().items():
+            if clock.warned:
+                attachment.tell(TimeoutWarning(kind, clock.remaining))
         return attachment
 
     def detach(self, attachment: Attachment) -> None:
@@ -257,6 +269,11 @@ class Session:
 
     # ------------------------------------------------------------------ input
 
+    @property
+    def input_is_full(self) -> bool:
+        """Whether whoever types now has to wait."""
+        return len(self._input) >= self.settings.input_burst
+
     async def type(self, data: bytes, *, is_activity: bool) -> None:
         """Queue `data` for the terminal; waits while more than a burst is queued already.
 
@@ -268,7 +285,8 @@ class Session:
             self._last_key = trio.current_time()
             self.idle_clock.restart()
         await trio.lowlevel.checkpoint()
-        while len(self._input) >= self.settings.input_burst and self.ended is None:
+        while self.input_is_full and self.ended is None:
+            self.room_may_have_come()
             await self._input_taken.park()
         if self.ended is None:
             self._input += data
@@ -314,7 +332,10 @@ class Session:
 
     # ------------------------------------------------------------------ clocks
 
-    async def _run_out(self, clock: Countdown, kind: TimeoutKind, reason: EndReason) -> None:
+    def _clocks(self) -> dict[TimeoutKind, Countdown]:
+        return {"idle": self.idle_clock, "maxDuration": self.duration_clock}
+
+    async def _run_out(self, clock: Countdown, kind: TimeoutKind) -> None:
         def warn() -> None:
             self._tell(TimeoutWarning(kind, clock.remaining))
 
@@ -322,10 +343,11 @@ class Session:
             self._tell(TimeoutWarningCleared(kind))
 
         await clock.run(warn, clear)
-        self.end(reason)
+        self.end(EndReason.IDLE if kind == "idle" else EndReason.MAX_DURATION)
 
 
 def _is_sandbox_fault(error: Exception) -> bool:
     if isinstance(error, ExceptionGroup):
-        return all(_is_sandbox_fault(each) for each in error.exceptions)
+        group = cast("ExceptionGroup[Exception]", error)
+        return all(_is_sandbox_fault(each) for each in group.exceptions)
     return isinstance(error, (SandboxError, trio.BrokenResourceError))

@@ -316,8 +316,9 @@ async def test_ended_while_starting(autojump_clock: trio.abc.Clock) -> None:
                 s.registry.close(EndReason.SHUTDOWN)
 
             nursery.start_soon(close_soon)
-            with pytest.raises(SandboxError):
+            with pytest.raises(SessionRefusedError) as caught:
                 await s.start()
+            assert caught.value.reason == EndReason.SHUTDOWN
         with pytest.raises(SessionRefusedError) as caught:
             await s.start()
         assert caught.value.reason == EndReason.SHUTDOWN
