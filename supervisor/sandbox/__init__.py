@@ -1,1 +1,1 @@
-"""What a session runs in: the hardening policy, leases, verification; providers behind one small interface."""
+"""What a session runs in: the hardening policy, leases, verification; providers behind one interface."""

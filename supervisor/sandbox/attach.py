@@ -89,6 +89,7 @@ class AttachedGate:
         self._asking = trio.Lock()
         self._status: ExitStatus | None = None
         self._received = bytearray()
+        self._sending = trio.CancelScope()
         self._size_wanted: tuple[int, int] | None = None
         self._resizing: trio.CancelScope | None = None
 
@@ -148,11 +149,28 @@ class AttachedGate:
                 try:
                     answer = json.loads(await self._ending.read(_MAX_CHUNK))
                     self._status = ExitStatus(int(answer["StatusCode"]))
+                    self._sending.cancel()
                 except (DockerError, ValueError, KeyError, TypeError) as error:
                     raise trio.BrokenResourceError(
                         "the sandbox ended without a status, or the engine did"
                     ) from error
             return self._status
+
+    async def send_all(self, data: bytes) -> None:
+        """Send to the command's terminal.
+
+        The engine goes on accepting, and then not reading, what is sent to a command that has ended. So
+        whoever learns of the end stops this.
+
+        Raises:
+            trio.BrokenResourceError: the command has ended, or the engine has.
+        """
+        if self._status is None:
+            with trio.CancelScope() as self._sending:
+                await self.stream.send_all(data)
+            if not self._sending.cancelled_caught:
+                return
+        raise trio.BrokenResourceError("the command on this terminal has ended")
 
     def want_size(self, cols: int, rows: int) -> None:
         """Have the window size set soon; the last one counts."""
@@ -228,7 +246,7 @@ class AttachTerminal:
         """See `Terminal`."""
         with self._sending:
             self._check_open()
-            await self._gate.stream.send_all(data)
+            await self._gate.send_all(data)
 
     async def resize(self, cols: int, rows: int) -> None:
         """See `Terminal`. It takes effect soon: the engine is asked in the background. Raises ValueError for

@@ -12,8 +12,8 @@ transport `attach` the gate's lifetime.
 
 import math
 from collections.abc import AsyncGenerator, Generator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import Final, Protocol, final
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Final, final
 
 import attrs
 import structlog
@@ -23,7 +23,7 @@ from supervisor.engine import DockerContainer, DockerError
 from supervisor.errors import SandboxError
 from supervisor.sandbox.attach import attach_gate
 from supervisor.sandbox.containers import PROGRAMS, HardenedContainers, program
-from supervisor.sandbox.leaving import LONGEST_GRACE, HangUp, hang_up
+from supervisor.sandbox.leaving import LONGEST_GRACE, Gate, SandboxTerminal, claimed
 from supervisor.sandbox.lifeline import SOCKET_NAME, open_lifeline_socket
 from supervisor.sandbox.policy import Mount
 from supervisor.sandbox.terminal import LeaseRequest, Terminal
@@ -45,18 +45,6 @@ IDLE_TIME: Final = 60.0
 """Seconds that a gate waits for its claim, which a lease makes as soon as it is ready."""
 
 
-class SandboxTerminal(Terminal, HangUp, Protocol):
-    """What a claim returns: a terminal that can be hung up."""
-
-
-class Gate(Protocol):
-    """A gate that is ready to be claimed, over whichever transport."""
-
-    async def claim(self, request: LeaseRequest) -> SandboxTerminal:
-        """Have it run the request's command."""
-        ...
-
-
 @attrs.frozen(eq=False)
 class Sandbox:
     """A container that is up, compared with the policy, and waiting for its command.
@@ -73,22 +61,13 @@ class Sandbox:
     pid: int
     _gate: Gate
 
-    @asynccontextmanager
-    async def claim(self, request: LeaseRequest) -> AsyncGenerator[SandboxTerminal]:
-        """Run `request`'s command. Only once. Leaving hangs the command up and waits, at most the request's
-        grace.
+    def claim(self, request: LeaseRequest) -> AbstractAsyncContextManager[SandboxTerminal]:
+        """Run `request`'s command. Only once. On leaving, it is hung up and given the request's grace to end.
 
         Raises:
             SandboxError: the gate does not take it, or the request is beyond what it can take.
         """
-        try:
-            terminal = await self._gate.claim(request)
-        except ValueError as error:
-            raise SandboxError(f"this command cannot be run: {error}") from error
-        try:
-            yield terminal
-        finally:
-            await hang_up(terminal, request.hangup_grace)
+        return claimed(self._gate, request)
 
 
 @attrs.frozen

@@ -101,6 +101,6 @@ async def _contact(container: HardenedContainer, address: str) -> int:
         while await stream.receive_some():
             pass
     # The stream can end a moment before the engine knows the status.
-    while (code := (await execution.inspect())["ExitCode"]) is None:
+    while (code := (await execution.inspect())["ExitCode"]) is None:  # noqa: ASYNC110 - nothing else tells
         await trio.sleep(0.02)
     return code

@@ -1,29 +1,53 @@
-"""How a lease takes leave of a command that still runs: politely, and not for long."""
+"""Claiming a gate that is ready, and taking leave of its command: politely, and not for long."""
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Final, Protocol
 
 import trio
 
-from supervisor.sandbox.terminal import ExitStatus
+from supervisor.errors import SandboxError
+from supervisor.sandbox.terminal import LeaseRequest, Terminal
 
 LONGEST_GRACE: Final = 10.0
 """Seconds that a hang-up may take at most, whatever the request says: somebody waits for the lease to end."""
 _MARGIN = 0.5  # seconds for the gate to act after the grace
 
 
-class HangUp(Protocol):
-    """What is needed of a terminal."""
+class SandboxTerminal(Terminal, Protocol):
+    """A terminal whose gate can be told to hang up."""
 
     async def terminate(self) -> None:
-        """Tell the gate to hang up."""
-        ...
-
-    async def wait_closed(self) -> ExitStatus:
-        """Wait for the end."""
+        """Have the gate hang the session up and, after the request's grace, end the sandbox."""
         ...
 
 
-async def hang_up(terminal: HangUp, grace: float) -> None:
+class Gate(Protocol):
+    """A gate that is ready to be claimed, over whichever transport."""
+
+    async def claim(self, request: LeaseRequest) -> SandboxTerminal:
+        """Have it run the request's command."""
+        ...
+
+
+@asynccontextmanager
+async def claimed(gate: Gate, request: LeaseRequest) -> AsyncGenerator[SandboxTerminal]:
+    """Run `request`'s command. On leaving, the command is hung up and given the request's grace to end.
+
+    Raises:
+        SandboxError: the gate does not take it, or the request is beyond what it can take.
+    """
+    try:
+        terminal = await gate.claim(request)
+    except ValueError as error:
+        raise SandboxError(f"this command cannot be run: {error}") from error
+    try:
+        yield terminal
+    finally:
+        await hang_up(terminal, request.hangup_grace)
+
+
+async def hang_up(terminal: SandboxTerminal, grace: float) -> None:
     """Have the command hung up (SIGHUP) and give it `grace` seconds to go, also when the caller is being
     cancelled.
 

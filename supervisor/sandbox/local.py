@@ -27,8 +27,8 @@ import trio
 
 from supervisor.errors import ConfigurationError, SandboxError
 from supervisor.sandbox.image import DEFAULT_PATH
-from supervisor.sandbox.leaving import hang_up
-from supervisor.sandbox.lifeline_terminal import LifelineTerminal, shake_hands
+from supervisor.sandbox.leaving import SandboxTerminal, claimed
+from supervisor.sandbox.lifeline_terminal import shake_hands
 from supervisor.sandbox.policy import OPEN_FILES
 from supervisor.sandbox.terminal import LeaseRequest
 from supervisor.settings import Settings
@@ -88,7 +88,7 @@ class LocalProvider:
         return False
 
     @asynccontextmanager
-    async def lease(self, request: LeaseRequest) -> AsyncGenerator[LifelineTerminal]:
+    async def lease(self, request: LeaseRequest) -> AsyncGenerator[SandboxTerminal]:
         """See `SandboxProvider`."""
         request = attrs.evolve(
             request,
@@ -114,12 +114,11 @@ class LocalProvider:
             raise SandboxError("a local session could not be started") from error
         connection = trio.socket.from_stdlib_socket(ours)
         try:
-            async with await shake_hands(connection, keeper.pid) as lifeline:
-                terminal = await lifeline.claim(request)
-                try:
-                    yield terminal
-                finally:
-                    await hang_up(terminal, request.hangup_grace)
+            async with (
+                await shake_hands(connection, keeper.pid) as lifeline,
+                claimed(lifeline, request) as terminal,
+            ):
+                yield terminal
         finally:
             connection.close()
             await _reap(keeper)

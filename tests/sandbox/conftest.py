@@ -1,0 +1,86 @@
+"""Fixtures of the sandbox's tests: settings and providers of each kind."""
+
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from supervisor.sandbox.docker import DockerProvider
+from supervisor.sandbox.providers import open_docker_provider, open_provider
+from supervisor.sandbox.terminal import SandboxProvider
+from supervisor.settings import Settings
+
+KINDS = [
+    pytest.param("lifeline", marks=pytest.mark.engine),
+    pytest.param("attach", marks=pytest.mark.engine),
+    pytest.param("local", marks=pytest.mark.netns),
+]
+
+
+def docker_settings(request: pytest.FixtureRequest, **changes: object) -> Settings:
+    """Settings of provider docker on the workbench, without a network unless `changes` name one."""
+    base: dict[str, object] = {
+        "docker_host": request.getfixturevalue("docker_host"),
+        "image": request.getfixturevalue("workbench_image"),
+        "container_user": "1000:1000",
+        "network": "none",
+        "command": ("bash", "--norc"),
+    }
+    return Settings(**{**base, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """`lifeline`, `attach` or `local`."""
+    return str(request.param)
+
+
+@pytest.fixture
+def settings(request: pytest.FixtureRequest, kind: str) -> Settings:
+    """Settings of that kind of provider."""
+    if kind == "local":
+        return Settings(provider="local")
+    return docker_settings(request, transport=kind)
+
+
+@pytest.fixture
+async def provider(settings: Settings) -> AsyncIterator[SandboxProvider]:
+    """A provider of that kind. The docker ones have not verified themselves, which costs two seconds."""
+    if settings.provider == "local":
+        async with open_provider(settings) as local:
+            yield local
+    else:
+        async with open_docker_provider(settings, verify=False) as docker:
+            yield docker
+
+
+@pytest.fixture
+async def hardened(request: pytest.FixtureRequest) -> AsyncIterator[DockerProvider]:
+    """Provider docker, on the lifeline, without a network."""
+    async with open_docker_provider(docker_settings(request), verify=False) as docker:
+        yield docker
+
+
+@pytest.fixture
+def network_name(docker_host: str) -> Iterator[str]:
+    """Name for a network that does not exist yet; what exists of that name afterwards is removed."""
+    name = f"ts-test-{secrets.token_hex(4)}"
+    yield name
+    transport = httpx.HTTPTransport(uds=docker_host.removeprefix("unix://"), verify=False)
+    with httpx.Client(transport=transport, timeout=30) as client:
+        client.delete(f"http://docker/networks/{name}")
+
+
+def command_lines(fragment: str) -> list[str]:
+    """Command lines of this host's processes in which `fragment` occurs."""
+    found: list[str] = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            text = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if fragment in text:
+            found.append(text)
+    return found
