@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 
 from browser.standin import PAGE, Standin, standin
 
@@ -24,6 +24,7 @@ ARGUMENTS = [
 ]
 SCRIPTS = [(Path(__file__).parent / name).read_text() for name in ("recorder.js", "audit.js")]
 TIMEOUT = 20.0  # seconds for anything that a page is waited for
+expect.set_options(timeout=TIMEOUT * 1000)
 
 
 class Tab:
