@@ -18,12 +18,12 @@ Attach = Callable[..., AttachedGate]
 
 
 @pytest.fixture
-def attach_gate(gate_program: Path, pid_namespace: list[str]) -> Iterator[Attach]:
+def attach_gate(gate_binary: Path, pid_namespace: list[str]) -> Iterator[Attach]:
     """Start gates with terminals of their own."""
     with ExitStack() as stack:
 
         def start(*options: str) -> AttachedGate:
-            gate = stack.enter_context(AttachedGate([*pid_namespace, str(gate_program), *options]))
+            gate = stack.enter_context(AttachedGate([*pid_namespace, str(gate_binary), *options]))
             assert gate.read_until(READY) == READY
             return gate
 
@@ -36,8 +36,8 @@ def run(gate: AttachedGate, script: str, lifetime: int = 60, grace: int = 1000) 
     return gate
 
 
-def test_without_a_terminal(gate_program: Path, pid_namespace: list[str]) -> None:
-    command = [*pid_namespace, str(gate_program), "--attach"]
+def test_without_a_terminal(gate_binary: Path, pid_namespace: list[str]) -> None:
+    command = [*pid_namespace, str(gate_binary), "--attach"]
     result = subprocess.run(command, stdin=subprocess.DEVNULL, timeout=10, check=False)
     assert result.returncode == TERMINAL
 

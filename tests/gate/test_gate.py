@@ -43,17 +43,17 @@ Start = Callable[..., Gate]
         *(["--idle", "99999999999999999999", "a"], ["--what", "a"], ["x" * 108]),
     ],
 )
-def test_wrong_arguments(gate_program: Path, pid_namespace: list[str], arguments: list[str]) -> None:
-    command = [*pid_namespace, str(gate_program), *arguments]
+def test_wrong_arguments(gate_binary: Path, pid_namespace: list[str], arguments: list[str]) -> None:
+    command = [*pid_namespace, str(gate_binary), *arguments]
     assert subprocess.run(command, timeout=10, check=False).returncode == USAGE
 
 
-def test_refuses_to_be_anything_but_pid_1(gate_program: Path, tmp_path: Path) -> None:
-    assert subprocess.run([gate_program, tmp_path / "s"], timeout=10, check=False).returncode == USAGE
+def test_refuses_to_be_anything_but_pid_1(gate_binary: Path, tmp_path: Path) -> None:
+    assert subprocess.run([gate_binary, tmp_path / "s"], timeout=10, check=False).returncode == USAGE
 
 
-def test_no_socket(gate_program: Path, pid_namespace: list[str], tmp_path: Path) -> None:
-    command = [*pid_namespace, str(gate_program), str(tmp_path / "nobody")]
+def test_no_socket(gate_binary: Path, pid_namespace: list[str], tmp_path: Path) -> None:
+    command = [*pid_namespace, str(gate_binary), str(tmp_path / "nobody")]
     assert subprocess.run(command, timeout=10, check=False).returncode == CONNECT
 
 
@@ -210,9 +210,9 @@ def test_path_is_searched_in_order(start_gate: Start, tmp_path: Path) -> None:
 
 
 def test_the_current_directory_is_not_searched(
-    gate_program: Path, pid_namespace: list[str], tmp_path: Path
+    gate_binary: Path, pid_namespace: list[str], tmp_path: Path
 ) -> None:
-    with Gate([*pid_namespace, str(gate_program)], tmp_path, cwd="/bin") as gate:
+    with Gate([*pid_namespace, str(gate_binary)], tmp_path, cwd="/bin") as gate:
         gate.accept().run("sh", "-c", "exit 1", environment={"PATH": ":/no/such::"})
         assert gate.said() == exit_frame(127)
 
@@ -314,10 +314,9 @@ def test_largest_order(start_gate: Start) -> None:
 
 def test_descriptors_sent_to_the_gate_are_dropped(start_gate: Start) -> None:
     gate = start_gate().accept()
-    before = len(list(Path(f"/proc/{gate.pid}/fd").iterdir()))
     socket.send_fds(gate.lifeline, [exec_frame(["sleep", "60"])], [gate.master] * 20)
     eventually(gate.processes, "not started")
-    assert len(list(Path(f"/proc/{gate.pid}/fd").iterdir())) == before
+    assert len(list(Path(f"/proc/{gate.pid}/fd").iterdir())) == 3 + 4  # as in test_ready
 
 
 # --- time

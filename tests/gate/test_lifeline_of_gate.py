@@ -31,14 +31,14 @@ Start = Callable[[], AbstractAsyncContextManager[Lifeline]]
 
 
 @pytest.fixture
-def start(gate_program: Path, pid_namespace: list[str], tmp_path: Path) -> Start:
+def start(gate_binary: Path, pid_namespace: list[str], tmp_path: Path) -> Start:
     """Start a gate and wait until it is ready."""
 
     @asynccontextmanager
     async def start() -> AsyncIterator[Lifeline]:
         async with open_lifeline_socket(tmp_path) as listening:
             process = await trio.lowlevel.open_process(
-                [*pid_namespace, gate_program, listening.directory / SOCKET_NAME], stdin=subprocess.DEVNULL
+                [*pid_namespace, gate_binary, listening.directory / SOCKET_NAME], stdin=subprocess.DEVNULL
             )
             try:
 
