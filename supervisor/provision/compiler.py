@@ -36,6 +36,9 @@ _FREESTANDING_FLAGS = (
     "-fno-stack-protector",
     "-fno-asynchronous-unwind-tables",
     "-Wl,--build-id=none",
+    # As small as it can be: code and constants share pages.
+    "-Os",
+    "-Wl,-z,noseparate-code",
 )
 
 _MACHINES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
