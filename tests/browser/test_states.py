@@ -127,7 +127,9 @@ def test_refused_credentials_get_advice(server: Standin, open_tab: OpenTab) -> N
     tab.page.goto(f"{server.url}#config=e30&signature=00")
     tab.page.reload()
     tab.wait_for_state("ended")
-    expect(tab.page.locator("#panel")).to_contain_text("These credentials are not accepted. Go back to the page")
+    expect(tab.page.locator("#panel")).to_contain_text(
+        "These credentials are not accepted. Go back to the page"
+    )
 
 
 def test_remembered_session_of_other_credentials_is_let_go(server: Standin, open_tab: OpenTab) -> None:
