@@ -36,9 +36,7 @@ _FREESTANDING_FLAGS = (
     "-fno-stack-protector",
     "-fno-asynchronous-unwind-tables",
     "-Wl,--build-id=none",
-    # As small as it can be: code and constants share pages.
     "-Os",
-    "-Wl,-z,noseparate-code",
 )
 
 _MACHINES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
@@ -112,7 +110,9 @@ def _digest(sources: Sequence[Path], flags: Sequence[str], machine: str) -> str:
 
 
 def _compiler(machine: str, freestanding: bool) -> list[str]:
-    linking = [] if freestanding else ["-static-pie"]
+    # Code and constants may share pages: it makes the smallest programs a third of the size. (Zig's linker does
+    # so anyway, and does not know the option.)
+    linking = ["-Wl,-z,noseparate-code"] if freestanding else ["-static-pie"]
     refusal = "there is no cc for another machine than this one"
     if machine == machine_name():
         compiler = shutil.which("cc")
