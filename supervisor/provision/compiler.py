@@ -110,8 +110,8 @@ def _digest(sources: Sequence[Path], flags: Sequence[str], machine: str) -> str:
 
 
 def _compiler(machine: str, freestanding: bool) -> list[str]:
-    # Code and constants may share pages: it makes the smallest programs a third of the size. (Zig's linker does
-    # so anyway, and does not know the option.)
+    # Code and constants may share pages, which makes the smallest programs a third of the size. (Zig's linker
+    # does not know the option, and does so anyway.)
     linking = ["-Wl,-z,noseparate-code"] if freestanding else ["-static-pie"]
     refusal = "there is no cc for another machine than this one"
     if machine == machine_name():
