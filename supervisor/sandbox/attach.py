@@ -18,18 +18,18 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Final, final
 
-import structlog
 import trio
 
 from supervisor.engine import DockerContainer, DockerError, Stream
 from supervisor.engine.api import Reply
 from supervisor.errors import SandboxError
+from supervisor.observability.log import get_logger
 from supervisor.sandbox import gate_frames
 from supervisor.sandbox.gate_frames import Expected
 from supervisor.sandbox.pty import OneTaskAtATime, check_window_size
 from supervisor.sandbox.terminal import ExitStatus, LeaseRequest
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 HANDSHAKE_TIMEOUT: Final = 10.0
 """Seconds for REDY once the container runs, and for STRT once EXEC was sent. The gate answers at once; an
@@ -103,6 +103,16 @@ class AttachedGate:
             SandboxError: something else came, or nothing in time.
         """
         gate_frames.check_ready(await self._receive(gate_frames.READY))
+
+    async def wait_lost(self) -> None:
+        """Wait until this gate cannot be claimed any more. For a pool; cancel it before a claim.
+
+        A gate that waits for a claim has nothing to say, so whatever comes is the end.
+        """
+        try:
+            await self.stream.receive_some(_MAX_CHUNK)
+        except trio.BrokenResourceError:
+            return
 
     async def claim(self, request: LeaseRequest) -> "AttachTerminal":
         """Have the gate run `request`'s command, and return its terminal. Only once.

@@ -16,11 +16,11 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Final, final
 
 import attrs
-import structlog
 import trio
 
 from supervisor.engine import DockerContainer, DockerError
 from supervisor.errors import SandboxError
+from supervisor.observability.log import get_logger
 from supervisor.sandbox.attach import attach_gate
 from supervisor.sandbox.containers import PROGRAMS, HardenedContainers, program
 from supervisor.sandbox.leaving import LONGEST_GRACE, Gate, SandboxTerminal, claimed
@@ -28,7 +28,7 @@ from supervisor.sandbox.lifeline import SOCKET_NAME, open_lifeline_socket
 from supervisor.sandbox.policy import Mount
 from supervisor.sandbox.terminal import LeaseRequest, Terminal
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 LIFELINE: Final = f"{PROGRAMS}/lifeline"
 """Where a lifeline socket's directory is mounted. Not below a tmpfs, which belongs to the session's user."""
@@ -68,6 +68,10 @@ class Sandbox:
             SandboxError: the gate does not take it, or the request is beyond what it can take.
         """
         return claimed(self._gate, request)
+
+    async def wait_lost(self) -> None:
+        """Wait until this sandbox cannot be claimed any more. Cancel it before a claim."""
+        await self._gate.wait_lost()
 
 
 @attrs.frozen

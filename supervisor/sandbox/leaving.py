@@ -29,6 +29,10 @@ class Gate(Protocol):
         """Have it run the request's command."""
         ...
 
+    async def wait_lost(self) -> None:
+        """Wait until it cannot be claimed any more. To be cancelled before a claim."""
+        ...
+
 
 @asynccontextmanager
 async def claimed(gate: Gate, request: LeaseRequest) -> AsyncGenerator[SandboxTerminal]:
