@@ -173,7 +173,9 @@ class WarmPool:
             self._replaced += 1
             waiting.done.set()
             if age < self._max_age:
-                log.warning("a warm sandbox died while it waited", container=waiting.sandbox.name, age=age)
+                log.warning(
+                    "a warm sandbox died while it waited", container=waiting.sandbox.name, age=round(age, 1)
+                )
 
     def _withdraw(self, waiting: _Waiting) -> bool:
         """Take it out of those that wait; return whether it was there."""
