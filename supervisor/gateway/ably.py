@@ -69,17 +69,15 @@ class AblySpeaker:
 
     def attach(self, session: Session, resumed: bool) -> tuple[Attachment, Iterator[str]]:
         """`connected`, `hello`, the opener, the question for the window's size, and history."""
-        offset, output = 0, REQUEST
+        offset, output = 0, (b"" if self._house.provider.isolated else NO_ISOLATION) + REQUEST
         if resumed:
             start, end = session.scrollback.start, session.scrollback.end
             replay = sanitize_replay(session.scrollback.read(start, end - start), trimmed=start > 0)
             # Live output goes on in the state in which a replay ends, so nothing comes between the two.
-            offset, output = start + replay.live_offset, b"\x1bc" + REQUEST + replay.data
+            offset, output = start + replay.live_offset, b"\x1bc" + output + replay.data
             # One of several connections with the same id is the newest; the others give up, or they would
             # take the session from each other for ever.
             session.replace(lambda attachment: not attachment.acknowledges)
-        elif not self._house.provider.isolated:
-            output = NO_ISOLATION + REQUEST
         attachment = session.attach(
             offset=offset, window=self._house.settings.output_window, role="writer", acknowledges=False
         )

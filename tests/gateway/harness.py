@@ -76,7 +76,7 @@ class Wire:
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
-        self.answers_close = True
+        self.answers_close = True  # as every client does that is not told otherwise
         self.pings: list[bytes] = []
         self.pongs: list[bytes] = []
         self.head = b""
@@ -117,6 +117,7 @@ class Wire:
         await self.send_raw(frame(opcode, message.encode() if isinstance(message, str) else message))
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
+        self.answers_close = False  # the server answers
         await self.send_raw(frame(CLOSE, struct.pack("!H", code) + reason.encode()))
 
     async def receive(self) -> str | bytes:
