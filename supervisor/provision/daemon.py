@@ -18,6 +18,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 import attrs
+import trio
 
 from supervisor.errors import ConfigurationError
 from supervisor.provision import addresses, firewall
@@ -28,6 +29,7 @@ from supervisor.provision.processes import ProcessInfo, all_processes, end_proce
 _COMMAND_DEADLINE = 30.0  # seconds, for `ip` and the launcher
 _END_GRACE = 30.0  # seconds; an engine without containers ends within one
 _LOG_LIMIT = 8 * 1024 * 1024  # bytes after which the log of earlier runs is set aside at a start
+_LOG_READ = 256 * 1024  # bytes of its end that are looked through
 _LOG_LINES = 12  # of the engine's last words, in errors
 
 # What the engine is told of this process's environment: how to reach registries, nothing else.
@@ -123,18 +125,27 @@ def command_line(paths: EnginePaths, plan: AddressPlan) -> list[str]:
 
 def running_pid(paths: EnginePaths) -> int | None:
     """Return the pid of the engine at `paths`, None when it does not run, whatever the pid file says."""
-    pid = read_pid(paths.pid_file)
-    info = look_at(pid) if pid is not None else None
-    return info.pid if info and _is_engine(info) and names(info, str(paths.data)) else None
+    # The engine writes its file late; until then, only the mark knows.
+    mark = read_mark(paths)
+    for pid in (read_pid(paths.pid_file), mark.pid if mark else None):
+        info = look_at(pid) if pid else None
+        if info and names(info, str(paths.data)):
+            return info.pid
+    return None
 
 
 def other_engines(paths: EnginePaths) -> list[ProcessInfo]:
-    """Return the engines in this network namespace that are not the one at `paths`."""
+    """Return the engines in this network namespace that are not the one at `paths`.
+
+    That one is told by its pid alone: where the root directory is another one (chroot, container), an engine
+    of another's may well have the same paths.
+    """
+    own = running_pid(paths)
     namespace = Path("/proc/self/ns/net").stat().st_ino
     return [
         info
         for info in all_processes()
-        if _is_engine(info) and info.network_namespace == namespace and not names(info, str(paths.data))
+        if _is_engine(info) and info.network_namespace == namespace and info.pid != own
     ]
 
 
@@ -152,44 +163,53 @@ async def launch(paths: EnginePaths) -> int:
     removed.
 
     Raises:
-        ConfigurationError: no address range is free, or the bridge could not be made.
+        ConfigurationError: no address range is free, the bridge could not be made, or there is one that
+            set-up did not make.
+
+    Resource handling: the mark is written first, so that `end` can clear away a start that went wrong
+    anywhere.
     """
     for directory in (paths.run, paths.data.parent):
         directory.mkdir(parents=True, exist_ok=True, mode=0o755)
-    # An engine takes the containerd of one that crashed for alive when it is about to end, or is a zombie, and
-    # waits for it in vain. Containers do not mind.
+    # An engine takes the containerd of one that crashed for alive when it is about to end, or is a zombie,
+    # and waits for it in vain. Containers do not mind.
     await _end_containerd(paths)
     # An engine refuses to start when there is a process with the pid in its file, whatever that is.
     paths.pid_file.unlink(missing_ok=True)
     paths.socket.unlink(missing_ok=True)
     _set_log_aside(paths.log)
+    crashed = read_mark(paths)
+    if crashed is None and _device_exists(paths.bridge):
+        raise ConfigurationError(
+            f"there is a network device {paths.bridge} already, which set-up did not make. If nothing "
+            "uses it, remove "
+            f"it: ip link delete {paths.bridge}"
+        )
+    # After a crash of the engine, its chains are there still.
+    mark = Mark(0, crashed.chains_before if crashed else await firewall.engine_chains())
+    _write_mark(paths, mark)
     plan = await _plan_addresses(paths)
     await _make_bridge(paths.bridge, plan)
     addresses.write_block(paths.address_file, plan)
-    # After a crash of the engine, its chains are there still.
-    crashed = read_mark(paths)
-    chains_before = crashed.chains_before if crashed else await firewall.engine_chains()
     program, *arguments = command_line(paths, plan)
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    output = await run(
-        ["env", "-i", f"PATH={_DAEMON_PATH}", "HOME=/root"]
-        + [f"{name}={value}" for name, value in environment.items()]
-        + ["sh", "-c", _LAUNCHER, "launcher", str(paths.log), find_program(program) or program, *arguments],
-        timeout=_COMMAND_DEADLINE,
-        cwd=Path("/"),
-    )
-    pid = int(output)
-    _write_mark(paths, Mark(pid, chains_before))
-    return pid
+    # Shielded (and bounded): an engine whose pid nobody has heard could not be ended.
+    command = ["env", "-i", f"PATH={_DAEMON_PATH}", "HOME=/root"]
+    command += [f"{name}={value}" for name, value in environment.items()]
+    command += ["sh", "-c", _LAUNCHER, "launcher", str(paths.log), find_program(program) or program]
+    with trio.CancelScope(shield=True):
+        mark.pid = int(await run([*command, *arguments], timeout=_COMMAND_DEADLINE, cwd=Path("/")))
+    _write_mark(paths, mark)
+    return mark.pid
 
 
-@attrs.frozen
+@attrs.define
 class Mark:
     """What a start by set-up leaves for the end.
 
     Attributes:
-        pid: of the engine that set-up started. One that was started by hand has no mark, and is never ended
-            unasked.
+        pid: of the engine that set-up started, 0 while it starts. One that was started by hand has no mark,
+            and is never ended unasked.
         chains_before: the firewall's chains of engines that were there before.
     """
 
@@ -255,18 +275,20 @@ def log_size(paths: EnginePaths) -> int:
 
 
 def last_words(paths: EnginePaths, since: int = 0) -> str:
-    """Return the last lines of the engine's log after byte `since`."""
+    """Return the last lines of the engine's log after byte `since`, without mere information."""
     if not paths.log.exists():
         return "(it left no log)"
     with paths.log.open("rb") as stream:
         stream.seek(since if since <= paths.log.stat().st_size else 0)
-        lines = stream.read()[-64 * 1024 :].decode(errors="replace").splitlines()
-    return "\n".join(lines[-_LOG_LINES:]) or "(it said nothing)"
+        lines = stream.read()[-_LOG_READ:].decode(errors="replace").splitlines()
+    telling = [line for line in lines if " level=info " not in line]
+    return "\n".join(telling[-_LOG_LINES:]) or "(it said nothing)"
 
 
 async def end(paths: EnginePaths, network_bridges: list[str]) -> None:
-    """End the engine at `paths` in an orderly way, and remove its bridges and what it left in its run
-    directory.
+    """End the engine at `paths` in an orderly way, and remove what it left in its run directory.
+
+    When set-up started it, its bridges and firewall rules go, too. What others made is left alone.
 
     Args:
         paths: which.
@@ -282,11 +304,11 @@ async def end(paths: EnginePaths, network_bridges: list[str]) -> None:
             f"the engine (pid {pid}) does not end; it says in {paths.log}:\n{last_words(paths)}"
         )
     await _end_containerd(paths)
-    for device in [paths.bridge, *network_bridges]:
-        if _device_exists(device):
-            await _ip("link", "delete", "dev", device)
     if mark := read_mark(paths):
-        await firewall.clean([paths.bridge, *network_bridges], mark.chains_before)
+        bridges = [paths.bridge, *network_bridges]
+        for device in filter(_device_exists, bridges):
+            await _ip("link", "delete", "dev", device)
+        await firewall.clean(bridges, mark.chains_before)
     for leftover in (paths.socket, paths.pid_file, paths.mark_file):
         leftover.unlink(missing_ok=True)
     # An engine mounts its data root on itself, and leaves that behind when it crashes or fails to start.

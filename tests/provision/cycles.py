@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 
@@ -41,7 +42,8 @@ def assert_nothing_left(paths: EnginePaths) -> None:
     assert daemon.running_pid(paths) is None
     assert devices() == []
     assert "DOCKER" not in rules()
-    assert {path.name for path in paths.run.iterdir()} <= {"start.lock", "users.lock"}
+    left = {path.name for path in paths.run.iterdir()}
+    assert left <= {"start.lock", "users.lock"}, left
     assert daemon.mounts_below(paths.data.parent) == []
     mine = [info.arguments for info in all_processes() if daemon.names(info, str(paths.data.parent))]
     assert [arguments for arguments in mine if "cycles.py" not in " ".join(arguments)] == []
@@ -117,11 +119,12 @@ async def a_failed_start_tells_why(paths: EnginePaths) -> None:
 
 
 async def a_cancelled_start_leaves_nothing(paths: EnginePaths) -> None:
-    with trio.move_on_after(0.15) as scope:
-        async with engine_in_use("", REPORT, paths=paths):
-            await trio.sleep_forever()
-    assert scope.cancelled_caught
-    assert_nothing_left(paths)
+    for seconds in (0.02, 0.05, 0.1, 0.15, 0.2, 0.3):
+        with trio.move_on_after(seconds) as scope:
+            async with engine_in_use("", REPORT, paths=paths):
+                await trio.sleep_forever()
+        assert scope.cancelled_caught
+        assert_nothing_left(paths)
 
 
 async def never_beside_another(paths: EnginePaths) -> None:
@@ -134,8 +137,23 @@ async def never_beside_another(paths: EnginePaths) -> None:
         assert "DOCKER_HOST" in str(caught.value)
         async with engine_in_use(other.url, REPORT, paths=paths) as engine:
             assert engine == Engine(other.url, False, "found")
+        # One that has our paths, but is not ours: its root directory is another one.
+        namesake = attrs.evolve(other, run=paths.run, bridge=paths.bridge)
+        with pytest.raises(ConfigurationError, match="runs here already"):
+            async with engine_in_use("", REPORT, paths=namesake):
+                raise AssertionError("started beside its namesake")
         assert await answers(other.url), "an engine that was there is left alone"
+        assert devices() == [other.bridge]
     assert_nothing_left(other)
+
+
+async def a_device_of_somebody_elses_is_left_alone(paths: EnginePaths) -> None:
+    await trio.run_process(["ip", "link", "add", "name", paths.bridge, "type", "bridge"])
+    with pytest.raises(ConfigurationError, match=f"ip link delete {paths.bridge}"):
+        async with engine_in_use("", REPORT, paths=paths):
+            raise AssertionError("took the device")
+    assert devices() == [paths.bridge]
+    assert daemon.running_pid(paths) is None
 
 
 async def main(scenario: str, directory: Path) -> None:

@@ -48,6 +48,7 @@ def directory() -> Iterator[Path]:
         "a_failed_start_tells_why",
         "a_cancelled_start_leaves_nothing",
         "never_beside_another",
+        "a_device_of_somebody_elses_is_left_alone",
     ],
 )
 def test_an_engine_of_the_projects_own(
