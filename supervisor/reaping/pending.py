@@ -15,12 +15,12 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 import attrs
-import structlog
 import trio
 
 from supervisor.engine import DockerError
+from supervisor.observability.log import get_logger
 
-_log = structlog.get_logger(__name__)
+_log = get_logger("reaping")
 
 NOT_FOUND = 404
 CONFLICT = 409

@@ -29,7 +29,7 @@ from supervisor.sandbox.gate_frames import Expected
 from supervisor.sandbox.pty import OneTaskAtATime, check_window_size
 from supervisor.sandbox.terminal import ExitStatus, LeaseRequest
 
-_log = get_logger(__name__)
+_log = get_logger("sandbox")
 
 HANDSHAKE_TIMEOUT: Final = 10.0
 """Seconds for REDY once the container runs, and for STRT once EXEC was sent. The gate answers at once; an

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Final, final
 
 import attrs
-import structlog
 import trio
 
 from supervisor.engine import (
@@ -21,11 +20,12 @@ from supervisor.engine import (
     DockerTimeoutError,
 )
 from supervisor.errors import HardeningError, SandboxError
+from supervisor.observability.log import get_logger
 from supervisor.reaping.pending import NOT_FOUND, PendingRemovals
 from supervisor.sandbox.identity import Identity
 from supervisor.sandbox.policy import Difference, HardeningPolicy, Mount
 
-_log = structlog.get_logger(__name__)
+_log = get_logger("sandbox")
 
 PROGRAMS: Final = "/usr/local/lib/terminal-supervisor"
 """Directory of our programs in a container: mounted there one by one, or part of the image."""

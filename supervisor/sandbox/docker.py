@@ -28,7 +28,7 @@ from supervisor.sandbox.lifeline import SOCKET_NAME, open_lifeline_socket
 from supervisor.sandbox.policy import Mount
 from supervisor.sandbox.terminal import LeaseRequest, Terminal
 
-_log = get_logger(__name__)
+_log = get_logger("sandbox")
 
 LIFELINE: Final = f"{PROGRAMS}/lifeline"
 """Where a lifeline socket's directory is mounted. Not below a tmpfs, which belongs to the session's user."""

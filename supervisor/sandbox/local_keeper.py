@@ -250,6 +250,8 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     try:
         Keeper(lifeline, json.loads(sys.argv[1])).run()
+    except (BrokenPipeError, ConnectionResetError):
+        die(DEATH_LIFELINE)
     except OSError:
         end_all()
         raise

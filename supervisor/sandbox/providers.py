@@ -9,11 +9,11 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Final
 
-import structlog
 import trio
 
 from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError, SandboxError
+from supervisor.observability.log import get_logger
 from supervisor.provision.compiler import docker_directory
 from supervisor.reaping.guard import Guard, keep_guard
 from supervisor.reaping.liveness import Liveness
@@ -34,7 +34,7 @@ from supervisor.sandbox.terminal import SandboxProvider
 from supervisor.sandbox.verify import own_programs, read_engine, self_test
 from supervisor.settings import Settings
 
-_log = structlog.get_logger(__name__)
+_log = get_logger("sandbox")
 
 DRAIN_TIME: Final = 15.0
 """Seconds for removals that are still due when the provider is closed."""

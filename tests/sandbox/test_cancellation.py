@@ -1,0 +1,105 @@
+"""Cancelled at every checkpoint, a lease leaves nothing: on the real engine, where what is left shows."""
+
+import gc
+import os
+import tempfile
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from sandbox.conftest import docker_settings
+from supervisor.engine import Docker
+from supervisor.sandbox.identity import LABEL_INSTANCE
+from supervisor.sandbox.providers import open_docker_provider, open_provider
+from supervisor.sandbox.terminal import LeaseRequest, SandboxProvider
+from supervisor.settings import Settings
+from supervisor.testing.checkpoints import cancel_at_every_checkpoint
+
+LIMIT = 280.0  # seconds for all rounds of one test; a quiet machine takes a third of it
+
+
+def descriptors() -> set[str]:
+    """Open descriptors of this process, as what they are."""
+    gc.collect()
+    return {str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.exists()}
+
+
+def children() -> list[str]:
+    """Child processes of this one, zombies included."""
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+
+def tasks() -> int:
+    return trio.lowlevel.current_statistics().tasks_living
+
+
+def say(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    with capsys.disabled():
+        print(f"\n{text}")  # noqa: T201 - how many there were is a result
+
+
+async def use(provider: SandboxProvider) -> None:
+    """A lease with everything in it: output, input, a resize, the end."""
+    request = LeaseRequest("test", ("sh", "-c", "echo ready; read line; exit 3"), hangup_grace=0.5)
+    async with provider.lease(request) as terminal:
+        while not (await terminal.receive_some()).startswith(b"ready"):
+            pass
+        await terminal.resize(100, 30)
+        await terminal.send_all(b"go\r")
+        while await terminal.receive_some():
+            pass
+        assert (await terminal.wait_closed()).code == 3
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("transport", ["lifeline", "attach"])
+async def test_nothing_is_left_of_a_cancelled_lease(
+    request: pytest.FixtureRequest, transport: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = docker_settings(request, transport=transport)
+    open_before = descriptors()
+    with (
+        trio.fail_after(LIMIT),
+        tempfile.TemporaryDirectory() as sockets,  # other supervisors may use the usual one
+    ):
+        async with (
+            open_docker_provider(settings, verify=False) as provider,
+            Docker(settings.docker_host) as docker,
+        ):
+            containers = provider.containers
+            containers.site = attrs.evolve(containers.site, sockets=Path(sockets))
+            mine = {"label": [f"{LABEL_INSTANCE}={containers.site.identity.instance}"]}
+            await use(provider)
+            before = tasks()
+
+            async def nothing_left() -> None:
+                await trio.testing.wait_all_tasks_blocked()
+                assert tasks() == before
+                assert containers.pending.names() == []
+                assert await docker.containers.list(all=True, filters=mine) == []
+                assert os.listdir(sockets) == []  # noqa: PTH208 - an async function, and one directory
+
+            begin = trio.current_time()
+            count = await cancel_at_every_checkpoint(lambda: use(provider), nothing_left)
+            say(capsys, f"{transport}: {count} checkpoints, {trio.current_time() - begin:.0f} s")
+            assert count > 20
+    assert descriptors() == open_before
+
+
+@pytest.mark.netns
+async def test_nothing_is_left_of_a_cancelled_local_lease(capsys: pytest.CaptureFixture[str]) -> None:
+    with trio.fail_after(LIMIT):
+        async with open_provider(Settings(provider="local")) as provider:
+            await use(provider)
+            before, open_before = tasks(), descriptors()
+
+            async def nothing_left() -> None:
+                assert tasks() == before
+                assert descriptors() == open_before
+                assert children() == []
+
+            count = await cancel_at_every_checkpoint(lambda: use(provider), nothing_left)
+            say(capsys, f"local: {count} checkpoints")
+            assert count > 10
