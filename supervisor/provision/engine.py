@@ -12,8 +12,9 @@ hand at the same place, it is used but never ended.
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,10 +146,9 @@ async def _own_engine(paths: EnginePaths, step: Step) -> Engine:
     others = daemon.other_engines(paths)
     if others:
         raise ConfigurationError(
-            f"a Docker Engine runs here already (pid {others[0].pid}: "
-            f"{' '.join(others[0].arguments)[:200]}), but not at "
-            "the default socket. A second one beside it would rewrite its firewall rules, so none was "
-            "started. Set DOCKER_HOST to its socket. " + _DEMO_HINT
+            f"a Docker Engine runs here already (pid {others[0].pid}), but not at the default socket. A second one "
+            "beside it would rewrite its firewall rules, so none was started. Set DOCKER_HOST to its socket"
+            f"{_hint_of_socket(others[0].arguments)}. {_DEMO_HINT}"
         )
     step.progress("starting an engine of the project's own")
     since = daemon.log_size(paths)
@@ -161,6 +161,13 @@ async def _own_engine(paths: EnginePaths, step: Step) -> Engine:
         raise
     step.result = f"the project's own, started ({paths.url})"
     return Engine(paths.url, True, "started")
+
+
+def _hint_of_socket(arguments: Sequence[str]) -> str:
+    """Return what the command line of an engine says about its socket, for the error (dockerd(8), `--host`)."""
+    words = " ".join(arguments).replace("=", " ").split()
+    places = [value for option, value in itertools.pairwise(words) if option in {"-H", "--host"}]
+    return f" ({' or '.join(places)})" if places else ""
 
 
 async def _wait_until_up(paths: EnginePaths, pid: int, since: int) -> None:

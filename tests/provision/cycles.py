@@ -134,7 +134,7 @@ async def never_beside_another(paths: EnginePaths) -> None:
             async with engine_in_use("", REPORT, paths=paths):
                 raise AssertionError("started beside another engine")
         assert f"pid {daemon.running_pid(other)}" in str(caught.value)
-        assert "DOCKER_HOST" in str(caught.value)
+        assert f"DOCKER_HOST to its socket ({other.url})" in str(caught.value)
         async with engine_in_use(other.url, REPORT, paths=paths) as engine:
             assert engine == Engine(other.url, False, "found")
         # One that has our paths, but is not ours: its root directory is another one.
