@@ -146,7 +146,8 @@ async def _own_engine(paths: EnginePaths, step: Step) -> Engine:
     others = daemon.other_engines(paths)
     if others:
         raise ConfigurationError(
-            f"a Docker Engine runs here already (pid {others[0].pid}), but not at the default socket. A second one "
+            f"a Docker Engine runs here already (pid {others[0].pid}), but not at the default socket. A "
+            "second one "
             "beside it would rewrite its firewall rules, so none was started. Set DOCKER_HOST to its socket"
             f"{_hint_of_socket(others[0].arguments)}. {_DEMO_HINT}"
         )
@@ -164,7 +165,7 @@ async def _own_engine(paths: EnginePaths, step: Step) -> Engine:
 
 
 def _hint_of_socket(arguments: Sequence[str]) -> str:
-    """Return what the command line of an engine says about its socket, for the error (dockerd(8), `--host`)."""
+    """Return what an engine's command line says of its socket, for the error (dockerd(8), `--host`)."""
     words = " ".join(arguments).replace("=", " ").split()
     places = [value for option, value in itertools.pairwise(words) if option in {"-H", "--host"}]
     return f" ({' or '.join(places)})" if places else ""
