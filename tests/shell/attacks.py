@@ -1,8 +1,8 @@
 """Attacks on the restricted shell, as data: keys to press, and an effect that must not be seen.
 
-Every effect can be seen: an attack that says `bash` has it in an interactive bash, which test_attacks.py tries
-with the very same keys. In all texts `@C` stands for the path of a file that must not come into being, and `@D` for
-a directory with the material that `prepare` puts there.
+Every effect can be seen: an attack that says `bash` has it in an interactive bash, which test_attacks.py
+tries with the very same keys. In all texts `@C` stands for the path of a file that must not come into being,
+and `@D` for a directory with the material that `prepare` puts there.
 """
 
 from pathlib import Path
