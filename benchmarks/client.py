@@ -1,7 +1,7 @@
 """A terminal client that measures: `terminal-supervisor.v1`, nothing rendered, everything acknowledged."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -64,7 +64,7 @@ class Client:
 
 
 @asynccontextmanager
-async def connect(url: str, token: str, cols: int = 80, rows: int = 24) -> AsyncIterator[Client]:
+async def connect(url: str, token: str, cols: int = 80, rows: int = 24) -> AsyncGenerator[Client]:
     """Open a session of its own at `url` (`ws://host:port/ws`); it is ended when the block is left."""
     async with open_websocket_url(
         url, subprotocols=["terminal-supervisor.v1"], message_queue_size=8, receive_buffer_size=64 * 1024

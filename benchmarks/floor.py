@@ -1,7 +1,8 @@
 """The floors: what the parts cost without this project in between, measured in the same run.
 
-`bare_pty` is a local PTY without anything: the physical limit of an echo and a flood. `bare_engine_start` is the engine alone:
-create, start and the first byte of a container with the same HostConfig, over the same engine client.
+`bare_pty_…` is a local PTY without anything: the physical limit of an echo and a flood. `bare_engine` is the
+engine alone: create, start and the prompt of a container with the same HostConfig, over the same engine
+    client.
 """
 
 import os
@@ -9,10 +10,11 @@ import pty
 import select
 import subprocess
 import time
-from typing import Any
 
-from benchmarks.measure import READY, Distribution, Throughput, distribution
+from benchmarks.measure import PROMPT, READY, Distribution, Throughput, distribution
 from supervisor.engine import Docker
+from supervisor.sandbox.providers import open_docker_provider
+from supervisor.settings import Settings
 
 
 def _spawn(command: str) -> tuple[int, "subprocess.Popen[bytes]"]:
@@ -61,19 +63,34 @@ def bare_pty_flood(size: int) -> Throughput:
     return Throughput(got, seconds)
 
 
-async def bare_engine_start(docker: Docker, config: dict[str, Any], count: int) -> Distribution:
-    """Create + attach + start + first byte of output, one after another; `config` prints something at once."""
+async def bare_engine(settings: Settings, count: int) -> dict[str, Distribution]:
+    """The engine alone, with the HostConfig that the policy makes: create, attach, start, first byte; one
+    after another.
+    """
     times: list[float] = []
-    for number in range(count):
-        name = f"ts-bench-floor-{os.getpid()}-{number}"
-        began = time.perf_counter()
-        container = await docker.containers.create(config, name=name)
-        try:
-            async with container.attach(stdout=True, stderr=True, stdin=True) as stream:
-                await container.start()
-                if await stream.read_out() is None:
-                    raise RuntimeError("the floor's container ended without output")
-                times.append(time.perf_counter() - began)
-        finally:
-            await container.delete(force=True)
-    return distribution(times)
+    async with (
+        open_docker_provider(settings, verify=False) as provider,
+        Docker(settings.docker_host or None) as docker,
+    ):
+        config = provider.containers.policy.to_create_config(
+            ["/bin/bash", "--norc", "--noprofile"],
+            labels=provider.containers.site.identity.labels("benchmark", 60),
+            mounts=[],
+            tty=True,
+        )
+        for number in range(count):
+            began = time.perf_counter()
+            container = await docker.containers.create(config, name=f"ts-bench-floor-{os.getpid()}-{number}")
+            try:
+                async with container.attach(stdout=True, stderr=True, stdin=True) as stream:
+                    await container.start()
+                    seen = b""
+                    while PROMPT not in seen:
+                        message = await stream.read_out()
+                        if message is None:
+                            raise RuntimeError("the floor's container ended without a prompt")
+                        seen += message.data
+                    times.append(time.perf_counter() - began)
+            finally:
+                await container.delete(force=True)
+    return {"start": distribution(times)}

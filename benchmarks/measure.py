@@ -39,7 +39,8 @@ def distribution(seconds: Sequence[float]) -> Distribution:
 
 
 async def start(url: str, token: str, count: int, pause: float) -> Distribution:
-    """How long from the connection's first packet until a prompt is on the client's side, one after another?"""
+    """How long from the connection's first packet until a prompt is on the client's side, one after
+    another?"""
     times: list[float] = []
     for _ in range(count):
         began = time.perf_counter()
@@ -105,8 +106,8 @@ async def flood(url: str, token: str, size: int) -> Throughput:
     """How fast does output without newlines reach a client that acknowledges at once?"""
     async with connect(url, token) as client:
         await client.read_until(PROMPT)
-        command = f"stty raw -echo; printf 'raw-%s' ready; dd if=/dev/zero bs=64k count={size // 65536} 2>/dev/null\r"
-        await client.type(command.encode())
+        flood = f"dd if=/dev/zero bs=64k count={size // 65536} 2>/dev/null"
+        await client.type(f"stty raw -echo; printf 'raw-%s' ready; {flood}\r".encode())
         seen = await client.read_until(READY)
         got = len(seen) - seen.index(READY) - len(READY)
         expected = size // 65536 * 65536

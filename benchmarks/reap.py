@@ -1,6 +1,7 @@
 """What a killed supervisor leaves behind, and for how long.
 
-Opens sessions, half of them ignoring hang-ups and flooding, kills the supervisor with SIGKILL, and watches from
+Opens sessions, half of them ignoring hang-ups and flooding, kills the supervisor with SIGKILL, and watches
+from
 outside: the host's processes by their cgroup, the containers by the engine's list.
 """
 
@@ -32,8 +33,8 @@ class Reaping:
 
     def __str__(self) -> str:
         return (
-            f"{self.sessions} sessions, {self.processes} processes: all dead after {self.processes_dead:.2f} s, "
-            f"no container left after {self.containers_gone:.2f} s"
+            f"{self.sessions} sessions, {self.processes} processes: all dead after "
+            f"{self.processes_dead:.2f} s, no container left after {self.containers_gone:.2f} s"
         )
 
 
@@ -57,8 +58,15 @@ def _processes(containers: set[str]) -> set[int]:
     return pids
 
 
-async def sigkill(url: str, token: str, pid: int, docker: Docker, sessions: int, bound: float = 30.0) -> Reaping:
-    """Kill process `pid` (the supervisor at `url`) with `sessions` sessions open, and watch for up to `bound` seconds.
+def _any_alive(processes: set[int]) -> bool:
+    return any(Path(f"/proc/{pid}").exists() for pid in processes)
+
+
+async def sigkill(
+    url: str, token: str, pid: int, docker: Docker, sessions: int, bound: float = 30.0
+) -> Reaping:
+    """Kill process `pid` (the supervisor at `url`) with `sessions` sessions open, and watch for up to `bound`
+    seconds.
 
     Raises:
         RuntimeError: something is left after `bound` seconds.
@@ -90,7 +98,7 @@ async def sigkill(url: str, token: str, pid: int, docker: Docker, sessions: int,
         processes = _processes(ours)
         os.kill(pid, signal.SIGKILL)
         killed = time.perf_counter()
-        while any(Path(f"/proc/{pid}").exists() for pid in processes) and time.perf_counter() < killed + bound:
+        while _any_alive(processes) and time.perf_counter() < killed + bound:  # noqa: ASYNC110 - the kernel tells nobody
             await trio.sleep(0.01)
         dead = time.perf_counter() - killed
         while ours & set(await _containers(docker)):

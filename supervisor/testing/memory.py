@@ -1,7 +1,7 @@
 """Terminals without programs: the test plays the program. For sessions, gateways and clients under virtual
 time."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
@@ -124,7 +124,7 @@ class MemoryProvider:
         return self._lease(request)
 
     @asynccontextmanager
-    async def _lease(self, request: LeaseRequest) -> AsyncIterator[Terminal]:
+    async def _lease(self, request: LeaseRequest) -> AsyncGenerator[Terminal]:
         self.leased += 1
         try:
             await trio.sleep(self.start_delay)
