@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import trio
-from standin import StandIn, standin_engine
 
+from engine.standin import StandIn, standin_engine
 from supervisor.engine import Docker, DockerError
 
 IMAGE = "terminal-supervisor-workbench:latest"

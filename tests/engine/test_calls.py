@@ -10,8 +10,8 @@ import httpx
 import pytest
 import trio
 import trio.testing
-from standin import Request, StandIn, chunked, hang, reply, standin_engine
 
+from engine.standin import Request, StandIn, chunked, hang, reply, standin_engine
 from supervisor.engine import Docker, DockerConnectionError, DockerError, DockerTimeoutError, EngineTransport
 from supervisor.engine.connection import unix_connector
 from supervisor.engine.transport import IDLE_SECONDS, MAX_IDLE

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from conftest import IMAGE, LABEL
-from standin import MULTIPLEXED, Request, StandIn, chunked, reply
 
+from engine.conftest import IMAGE, LABEL
+from engine.standin import MULTIPLEXED, Request, StandIn, chunked, reply
 from supervisor.engine import Docker, DockerContainer, DockerError, EngineTransport
 from supervisor.engine.transport import MAX_IDLE
 from supervisor.testing.checkpoints import cancel_at_every_checkpoint

@@ -5,8 +5,8 @@ import json
 import pytest
 import trio
 import trio.testing
-from standin import Request, StandIn, chunked, hang, reply
 
+from engine.standin import Request, StandIn, chunked, hang, reply
 from supervisor.engine import (
     Docker,
     DockerConnectionError,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import trio
-from conftest import IMAGE, LABEL
 
+from engine.conftest import IMAGE, LABEL
 from supervisor.engine import Docker, DockerContainerError, DockerError, DockerStreamError, Message
 
 pytestmark = pytest.mark.engine

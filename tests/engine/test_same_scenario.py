@@ -3,19 +3,21 @@
 The script uses only what both have. Ids, times and the like are replaced before comparing.
 """
 
+import ast
 import asyncio
 import io
+import os
 import re
+import sys
 import tarfile
-import warnings
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiodocker
 import pytest
 import trio
-from conftest import IMAGE, LABEL
 
+from engine.conftest import IMAGE, LABEL
 from supervisor.engine import Docker
 
 pytestmark = pytest.mark.engine
@@ -136,7 +138,7 @@ class Script:
     async def containers(self) -> None:
         containers = self.docker.containers
         filters = {"label": [f"{LABEL}={self.label}"]}
-        name = f"{LABEL}-same"
+        name = f"{LABEL}-same-{self.label[:6]}"
         await self.step("bad config", lambda: containers.create({"Image": "no/such:image"}))
         await self.step("bad name", lambda: containers.create(self.config("true"), name="a b"))
         container = await containers.create(
@@ -286,7 +288,9 @@ class Script:
         await self.step("delete again", network.delete)
         await self.step("no network", lambda: networks.get("none-such"))
         await self.step("prune", lambda: networks.prune(filters={"label": f"{LABEL}={self.label}"}))
-        volume = await volumes.create({"Name": f"{LABEL}-same", "Labels": {LABEL: self.label}})
+        volume = await volumes.create(
+            {"Name": f"{LABEL}-same-{self.label[:6]}", "Labels": {LABEL: self.label}}
+        )
         await self.step("volume", volume.show)
         await self.step("volumes", lambda: volumes.list(filters={"label": f"{LABEL}={self.label}"}))
         await self.step("same volume", lambda: volumes.get(volume.name))
@@ -308,24 +312,32 @@ def lines(said: list[tuple[int, bytes]]) -> list[Any]:
     return [(stream, sorted(data.split())) for stream, data in said]
 
 
-def through_aiodocker(url: str, label: str) -> list[tuple[str, Any]]:
-    async def run() -> list[tuple[str, Any]]:
-        docker = aiodocker.Docker(url)
-        try:
-            return await Script(docker, label).all()
-        finally:
-            await docker.close()
+async def _aiodocker(url: str, label: str) -> list[tuple[str, Any]]:
+    docker = aiodocker.Docker(url)
+    try:
+        return await Script(docker, label).all()
+    finally:
+        await docker.close()
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # aiodocker leaves responses and files open
-        return asyncio.run(run())
+
+async def through_aiodocker(url: str, label: str) -> list[Any]:
+    """Run the script in a process of its own: asyncio, and warnings for what aiodocker leaves open."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-W", "ignore", __file__, url, label]
+    done = await trio.run_process(command, capture_stdout=True, env=environment)
+    result: list[Any] = ast.literal_eval(done.stdout.decode())
+    return result
 
 
 async def test_the_same_scenario_gives_the_same_results(docker: Docker, docker_host: str, label: str) -> None:
     with trio.fail_after(120):
-        theirs = await trio.to_thread.run_sync(through_aiodocker, docker_host, label)
+        theirs = await through_aiodocker(docker_host, label)
         mine = await Script(docker, label).all()
     assert len(mine) > 80
     assert [name for name, _ in mine] == [name for name, _ in theirs]
     pairs = zip(mine, theirs, strict=True)
     assert [(name, one, other) for (name, one), (_, other) in pairs if one != other] == []
+
+
+if __name__ == "__main__":
+    sys.stdout.write(repr(asyncio.run(_aiodocker(*sys.argv[1:]))))

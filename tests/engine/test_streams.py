@@ -10,8 +10,8 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from standin import MULTIPLEXED, RAW, Request, StandIn, hang, reply, standin_engine
 
+from engine.standin import MULTIPLEXED, RAW, Request, StandIn, hang, reply, standin_engine
 from supervisor.engine import Docker, DockerConnectionError, DockerError, DockerTimeoutError, Message, Stream
 from supervisor.engine.stream import WHOLE_FRAME, Demultiplexer
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 import trustme
-from conftest import IMAGE, LABEL
 
+from engine.conftest import IMAGE, LABEL
 from supervisor.engine import Docker, DockerConnectionError
 
 pytestmark = pytest.mark.engine

@@ -3,8 +3,8 @@
 import pytest
 import trio
 import trio.testing
-from standin import Request, StandIn, hang, reply
 
+from engine.standin import Request, StandIn, hang, reply
 from supervisor.engine import Docker, DockerError, undo
 
 

@@ -8,8 +8,8 @@ from urllib.parse import parse_qs
 import pytest
 import trio
 import trio.testing
-from standin import Request, StandIn, chunked, reply, standin_engine
 
+from engine.standin import Request, StandIn, chunked, reply, standin_engine
 from supervisor.engine import Docker, DockerConnectionError, DockerError
 from supervisor.engine.events import RECONNECTED, engine_timestamp
 
