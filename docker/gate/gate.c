@@ -1,12 +1,13 @@
 /* The gate: PID 1 of a session container. docs/gate.md is its contract.
  *
- * It opens the session's PTY, hands the master to the supervisor over the lifeline (a unix socket), waits for one order to
- * execute a command on the PTY, reports how the command ended, and ends, and the container with it, as soon as the lifeline
- * does. Whatever goes wrong, it dies: that is always safe, because the kernel then kills everything else in here.
+ * It opens the session's PTY, hands the master to the supervisor over the lifeline (a unix socket), waits for
+ * one order to execute a command on the PTY, reports how the command ended, and ends, and the container with
+ * it, as soon as the lifeline does. Whatever goes wrong, it dies: that is always safe, because the kernel
+ * then kills everything else in here.
  *
- * It trusts the supervisor, not the session, which has the same user id: so it is not dumpable (no ptrace, no /proc/1/fd or
- * environ for the session), and the session inherits none of its descriptors. All signals stay blocked; the two that matter
- * come from a signalfd. The only place where it waits is `attend`. */
+ * It trusts the supervisor, not the session, which has the same user id: so it is not dumpable (no ptrace, no
+ * /proc/1/fd or environ for the session), and the session inherits none of its descriptors. All signals stay
+ * blocked; the two that matter come from a signalfd. The only place where it waits is `attend`. */
 #include "sys.h"
 
 enum death { /* exit statuses; docs/gate.md tells them to operators */
@@ -114,9 +115,9 @@ static void die_within(uint64_t milliseconds, enum death death)
 
 /* ---- the end ---- */
 
-/* Signal every process but ourselves. The kernel does it under one lock: a process that is killed cannot fork any more.
- * ESRCH means that there is none. EPERM can only mean that an administrator has entered the container as another user;
- * those processes end with us. */
+/* Signal every process but ourselves. The kernel does it under one lock: a process that is killed cannot fork
+ * any more. ESRCH means that there is none. EPERM can only mean that an administrator has entered the
+ * container as another user; those processes end with us. */
 static void signal_all(int signal)
 {
     long result = sys_kill(-1, signal);
@@ -156,7 +157,8 @@ struct news {
     bool lifeline, child;
 };
 
-/* Wait until there is something to read on the lifeline or a child has ended. Deadlines and TERM are dealt with here. */
+/* Wait until there is something to read on the lifeline or a child has ended. Deadlines and TERM are dealt
+ * with here. */
 static struct news attend(short lifeline_events)
 {
     struct pollfd fds[3] = {{timer, POLLIN, 0}, {lifeline, lifeline_events, 0}, {signals, POLLIN, 0}};
@@ -200,7 +202,8 @@ static void receive_all(uint8_t *to, size_t n)
     }
 }
 
-/* Take `count` NUL-terminated strings at `at` apart; returns where the next one starts, dies when one runs past `end`. */
+/* Take `count` NUL-terminated strings at `at` apart; returns where the next one starts, dies when one runs
+ * past `end`. */
 static uint8_t *take_strings(uint8_t *at, const uint8_t *end, char **strings, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
@@ -226,7 +229,8 @@ static void receive_exec(void)
     grace = read_u32(payload + 4);
     size_t argument_count = read_u16(payload + 8), environment_count = read_u16(payload + 10);
     if (lifetime < 1 || lifetime > MAX_SECONDS || grace > MAX_GRACE) die(DEATH_FRAME);
-    if (argument_count < 1 || argument_count > MAX_ARGUMENTS || environment_count > MAX_ENVIRONMENT) die(DEATH_FRAME);
+    if (argument_count < 1 || argument_count > MAX_ARGUMENTS) die(DEATH_FRAME);
+    if (environment_count > MAX_ENVIRONMENT) die(DEATH_FRAME);
     uint8_t *rest = take_strings(payload + 12, end, arguments, argument_count);
     rest = take_strings(rest, end, environment, environment_count);
     if (rest != end || !*arguments[0]) die(DEATH_FRAME);
@@ -250,7 +254,8 @@ static void receive_order(void)
 
 /* ---- the terminal ---- */
 
-/* The modes of a new terminal, and UTF-8 editing; or, `raw`, none at all. Going raw or back discards nothing that waits. */
+/* The modes of a new terminal, and UTF-8 editing; or, `raw`, none at all. Going raw or back discards nothing
+ * that waits. */
 static void set_modes(bool raw)
 {
     struct termios modes;
@@ -266,7 +271,8 @@ static void set_modes(bool raw)
 /* Open the container's own PTY and return its master. */
 static int open_terminal(void)
 {
-    /* /dev/ptmx is a link to this one in a container; elsewhere it is a device of its own, and this one may be closed */
+    /* /dev/ptmx is a link to this one in a container; elsewhere it is a device of its own, and this one may
+     * be closed */
     long master = sys_open("/dev/pts/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
     if (master == -ENOENT || master == -EACCES) master = sys_open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
     if (master < 0) die(DEATH_TERMINAL);
@@ -296,8 +302,10 @@ static void send_ready(int master)
 {
     struct iovec part = {ready_frame, sizeof ready_frame};
     struct descriptor_message rights = {DESCRIPTOR_MESSAGE_LENGTH, SOL_SOCKET, SCM_RIGHTS, master, 0};
-    struct msghdr message = {.parts = &part, .part_count = 1, .control = &rights, .control_length = sizeof rights};
-    if (sys_sendmsg(lifeline, &message, MSG_NOSIGNAL | MSG_DONTWAIT) != (long)sizeof ready_frame) die(DEATH_CONNECT);
+    struct msghdr message = {
+        .parts = &part, .part_count = 1, .control = &rights, .control_length = sizeof rights};
+    long sent = sys_sendmsg(lifeline, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent != (long)sizeof ready_frame) die(DEATH_CONNECT);
     must(sys_close(master));
 }
 
@@ -312,7 +320,8 @@ static void send_exit(int status, int signal)
     uint8_t report[HEADER + 8] = {'E', 'X', 'I', 'T', 0, 0, 0, 8};
     write_u32(report + HEADER, (uint32_t)status);
     write_u32(report + HEADER + 4, (uint32_t)signal);
-    if (sys_send(lifeline, report, sizeof report, MSG_NOSIGNAL | MSG_DONTWAIT) != (long)sizeof report) die(DEATH_LIFELINE);
+    long sent = sys_send(lifeline, report, sizeof report, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent != (long)sizeof report) die(DEATH_LIFELINE);
 }
 
 /* ---- the child ---- */
@@ -326,8 +335,8 @@ static long child_must(long result)
     return result;
 }
 
-/* Make the session, not us, the kernel's choice when memory runs out. Best effort: it protects the session's own gate, whose
- * death would only end the same session; /proc may be absent or read-only. */
+/* Make the session, not us, the kernel's choice when memory runs out. Best effort: it protects the session's
+ * own gate, whose death would only end the same session; /proc may be absent or read-only. */
 static void volunteer_for_oom(void)
 {
     long fd = sys_open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
@@ -343,7 +352,8 @@ static void complain(const char *what)
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) sys_write(1, parts[i], length_of(parts[i]));
 }
 
-/* Execute `path`; returns whether it may exist elsewhere, and notes in `denied` that here is one that cannot be executed. */
+/* Execute `path`; returns whether it may exist elsewhere, and notes in `denied` that here is one that cannot
+ * be executed. */
 static bool try_execute(const char *path, bool *denied)
 {
     long error = sys_execve(path, arguments, environment);
@@ -409,7 +419,7 @@ _Noreturn static void become_command(void)
 static void close_inherited(void)
 {
     long result = sys_close_range(3, ~0U);
-    if (result != -ENOSYS && result != -EPERM) { /* before Linux 5.9, or a seccomp filter that does not know it */
+    if (result != -ENOSYS && result != -EPERM) { /* those: Linux before 5.9, or a seccomp filter */
         must(result);
         return;
     }
@@ -448,14 +458,16 @@ _Noreturn __attribute__((used)) void gate_main(const long *stack)
     must(sys_sigmask(~0UL));
     close_inherited();
     for (long i = 1; i < argument_count; i++) {
-        if (equal(given[i], "--attach", sizeof "--attach")) attached = true;
-        else if (equal(given[i], "--idle", sizeof "--idle") && i + 1 < argument_count) idle = parse_seconds(given[++i]);
-        else if (given[i][0] == '-' || path) die(DEATH_USAGE);
-        else path = given[i];
+        const char *word = given[i];
+        if (equal(word, "--attach", sizeof "--attach")) attached = true;
+        else if (equal(word, "--idle", sizeof "--idle") && i + 1 < argument_count) idle = parse_seconds(given[++i]);
+        else if (word[0] == '-' || path) die(DEATH_USAGE);
+        else path = word;
     }
     if (attached == (path != NULL)) die(DEATH_USAGE);
 
-    signals = (int)must(sys_signalfd(1UL << (SIGTERM - 1) | 1UL << (SIGCHLD - 1), SFD_CLOEXEC | SFD_NONBLOCK));
+    uint64_t heeded = 1UL << (SIGTERM - 1) | 1UL << (SIGCHLD - 1);
+    signals = (int)must(sys_signalfd(heeded, SFD_CLOEXEC | SFD_NONBLOCK));
     timer = (int)must(sys_timer_create());
     if (idle) die_within((uint64_t)idle * 1000, DEATH_IDLE);
 
@@ -476,8 +488,8 @@ _Noreturn __attribute__((used)) void gate_main(const long *stack)
     if (attached) {
         set_modes(false);
         write_terminal("STRT\0\0\0\0", HEADER);
-        /* As leader of the terminal's session we must let go of it before the child can have it. We get a SIGHUP for that,
-         * which stays blocked for ever. ENOTTY: it was not ours. */
+        /* As leader of the terminal's session we must let go of it before the child can have it. We get a
+         * SIGHUP for that, which stays blocked for ever. ENOTTY: it was not ours. */
         long result = sys_ioctl(terminal, TIOCNOTTY, 0);
         if (result != -ENOTTY) must(result);
     }

@@ -1,7 +1,8 @@
-/* The kernel's interface, as far as the gate needs it: types, constants and one inline function per system call.
+/* The kernel's interface, as far as the gate needs it: types, constants and one inline function per system
+ * call.
  *
- * There is no libc. Every function returns what the kernel returns: a negative errno value on failure. The constants are
- * those that x86-64 and aarch64 share. */
+ * There is no libc. Every function returns what the kernel returns: a negative errno value on failure. The
+ * constants are those that x86-64 and aarch64 share. */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -16,8 +17,8 @@
 #error "the gate knows x86-64 and aarch64 only"
 #endif
 
-enum { ENOENT = 2, ESRCH = 3, EINTR = 4, E2BIG = 7, ENOEXEC = 8, ECHILD = 10, EAGAIN = 11, EACCES = 13, ENOTDIR = 20,
-       EINVAL = 22, ENOTTY = 25, ENAMETOOLONG = 36, ENOSYS = 38, EPERM = 1, EBADF = 9 };
+enum { EPERM = 1, ENOENT = 2, ESRCH = 3, EINTR = 4, EBADF = 9, ECHILD = 10, EAGAIN = 11, EACCES = 13,
+       ENOTDIR = 20, EINVAL = 22, ENOTTY = 25, ENAMETOOLONG = 36, ENOSYS = 38 };
 
 enum { AT_FDCWD = -100, O_WRONLY = 01, O_RDWR = 02, O_NOCTTY = 0400, O_CLOEXEC = 02000000 };
 

@@ -1,4 +1,4 @@
-"""Compiles the gate (`docker/gate/`), the program that is PID 1 of every session container. docs/gate.md is its contract."""
+"""Compiles the gate (`docker/gate/`), which is PID 1 of every session container. See docs/gate.md."""
 
 from pathlib import Path
 
@@ -9,8 +9,10 @@ def build_gate(destination: Path, target: str | None = None) -> Path:
     """Compile the gate to the file `destination` and return it; nothing to do when it is up to date.
 
     Args:
-        destination: the program's path. A gate that runs already keeps the old file's content: the new one replaces the name.
-        target: machine of the engine's host, `x86_64` or `aarch64` (or `amd64`, `arm64`); None is this host's.
+        destination: the program's path. The file is replaced, not written over: a gate that runs is not
+            disturbed.
+        target: machine of the engine's host, `x86_64` or `aarch64` (or `amd64`, `arm64`); None is this
+            host's.
 
     Raises:
         ConfigurationError: there is no usable compiler, or it refused; the text says what to do.
