@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 
 import attrs
 
-from supervisor.engine import Docker
+from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError
 from supervisor.provision.compiler import machine_name
 from supervisor.provision.daemon import EnginePaths, mounts_below
@@ -63,27 +63,34 @@ async def prepared(
         return
     async with engine_in_use(settings.docker_host, report, keep=keep) as engine:
         settings = attrs.evolve(settings, docker_host=engine.url)
-        async with Docker(engine.url) as docker:
-            machine = machine_name(str((await docker.version())["Arch"]))
-            with report.step("programs") as step:
-                directory = settings.state_directory / "bin"
-                step.progress("compiling the gate")
-                gate = (
-                    build_gate(settings.gate_file, machine) if settings.gate is None else settings.gate_file
-                )
-                step.progress("compiling the restricted shell")
-                programs = Programs(gate, build_shell(directory / "restricted-shell", machine))
-                step.result = f"gate and restricted shell ({machine})"
-            with report.step("image") as step:
-                await ensure_sandbox_image(docker, settings, programs, step, rebuild=rebuild)
-            if tests:
-                with report.step("workbench") as step:
-                    await ensure_workbench(docker, programs, step, rebuild=rebuild)
-            with report.step("network") as step:
-                await ensure_network(docker, settings)
-                step.result = settings.network
+        try:
+            await _fill_engine(settings, report, rebuild, tests)
+        except DockerError as error:
+            raise ConfigurationError(
+                f"the Docker Engine at {engine.url} refused a step of set-up: {error}"
+            ) from error
         await _page(report, rebuild)
         yield SetupResult(settings, engine)
+
+
+async def _fill_engine(settings: Settings, report: Report, rebuild: bool, tests: bool) -> None:
+    async with Docker(settings.docker_host) as docker:
+        machine = machine_name(str((await docker.version())["Arch"]))
+        with report.step("programs") as step:
+            step.progress("compiling the gate")
+            gate = settings.gate_file if settings.gate else build_gate(settings.gate_file, machine)
+            step.progress("compiling the restricted shell")
+            shell = build_shell(settings.state_directory / "bin/restricted-shell", machine)
+            programs = Programs(gate, shell)
+            step.result = f"gate and restricted shell ({machine})"
+        with report.step("image") as step:
+            await ensure_sandbox_image(docker, settings, programs, step, rebuild=rebuild)
+        if tests:
+            with report.step("workbench") as step:
+                await ensure_workbench(docker, programs, step, rebuild=rebuild)
+        with report.step("network") as step:
+            await ensure_network(docker, settings)
+            step.result = settings.network
 
 
 async def _page(report: Report, rebuild: bool) -> None:
