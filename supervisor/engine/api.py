@@ -35,7 +35,7 @@ MAX_ERROR = 64 * 1024
 """Bytes read of an answer that says what went wrong."""
 
 OLDEST_VERSION = (1, 40)
-NEWEST_VERSION = (1, 52)
+NEWEST_VERSION = (1, 53)
 """The versions of the Engine API that this client knows; it asks for the newest that both sides speak."""
 
 _UPLOAD_BYTES = 1024 * 1024
@@ -185,10 +185,11 @@ class Api:
             )
         return f"v{spoken[0]}.{spoken[1]}"
 
-    def at_least(self, major: int, minor: int) -> bool:
-        """Return whether the negotiated version is this or newer. Only after a first call."""
-        have = self.version.removeprefix("v").split(".")
-        return (int(have[0]), int(have[1])) >= (major, minor)
+    async def tells_stream_kinds(self) -> bool:
+        """Return whether the content type of a stream says if it is multiplexed: since API 1.42."""
+        await self.target("")
+        major, minor = self.version.removeprefix("v").split(".")
+        return (int(major), int(minor)) >= (1, 42)
 
     async def open(
         self,

@@ -295,7 +295,7 @@ class DockerContainer:
             path = f"{self._path}/logs"
             return await self._api.open("GET", path, params=params, timeout=timeout, default=default)
 
-        stream = LogStream(request, self._has_tty)
+        stream = LogStream(request, self._logs_as_terminal)
         return stream if follow else stream.collect()
 
     @overload
@@ -355,7 +355,10 @@ class DockerContainer:
                 "stderr": stderr,
                 "stream": True,
             }
-            return Opening(f"{self._path}/attach", params, tty=await self._has_tty() if tty is None else tty)
+            known = self._tty if tty is None else tty
+            if known is None and not await self._api.tells_stream_kinds():
+                known = await self._has_tty()
+            return Opening(f"{self._path}/attach", params, tty=known)
 
         return Stream(self._api, setup, timeout)
 
@@ -370,6 +373,10 @@ class DockerContainer:
         """
         options = params or {"stdin": True, "stdout": True, "stderr": True, "stream": True}
         return open_websocket(self._api, f"{self._path}/attach/ws", options, timeout)
+
+    async def _logs_as_terminal(self) -> bool:
+        """Return whether a log that does not say it is multiplexed is not."""
+        return self._tty is not False and (await self._api.tells_stream_kinds() or await self._has_tty())
 
     async def _has_tty(self) -> bool:
         if self._tty is None:

@@ -25,11 +25,9 @@ class LogStream:
     Resource handling and error handling: as `JSONStream`.
     """
 
-    def __init__(
-        self, request: Callable[[], Awaitable[Reply]], has_tty: Callable[[], Awaitable[bool]]
-    ) -> None:
+    def __init__(self, request: Callable[[], Awaitable[Reply]], plain: Callable[[], Awaitable[bool]]) -> None:
         self._request = request
-        self._has_tty = has_tty
+        self._plain = plain
         self._reply: Reply | None = None
         self._ended = False
         self._frames: Demultiplexer | None = None
@@ -41,7 +39,7 @@ class LogStream:
             return
         reply = await self._request()
         try:
-            if reply.headers.get("content-type") == MULTIPLEXED or not await self._has_tty():
+            if reply.headers.get("content-type") == MULTIPLEXED or not await self._plain():
                 self._frames = Demultiplexer()
         except BaseException:
             await reply.aclose()

@@ -28,7 +28,7 @@ async def test_negotiates_once_and_uses_one_connection(standin: StandIn, client:
         assert "1 idle" in repr(client)
 
 
-@pytest.mark.parametrize(("offered", "spoken"), [("1.40", "v1.40"), ("1.52", "v1.52"), ("1.99", "v1.52")])
+@pytest.mark.parametrize(("offered", "spoken"), [("1.40", "v1.40"), ("1.53", "v1.53"), ("1.99", "v1.53")])
 async def test_speaks_the_newest_version_that_both_know(
     standin: StandIn, client: Docker, offered: str, spoken: str
 ) -> None:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,13 @@ LIMITS = [{"Name": name, "Soft": 1024, "Hard": 1024} for name in ("nofile", "npr
 
 
 @pytest.fixture(scope="session")
-def _podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | None]:
+def _podman() -> Iterator[str | None]:
+    """URL of a Podman service of our own, with storage of its own."""
     program = shutil.which("podman")
     if program is None or os.geteuid() != 0:
         yield None
         return
-    # Not pytest's directory: a path of a unix socket is short, and Podman's storage has mounts in it.
-    directory = Path(tmp_path_factory.mktemp("podman"))
+    directory = Path(tempfile.mkdtemp(prefix="podman-"))
     storage = [f"--{name}={directory / name}" for name in ("root", "runroot", "tmpdir")]
     options = ["--storage-driver=overlay", "--cgroup-manager=cgroupfs", "--events-backend=file"]
     url = f"unix://{directory}/podman.sock"
@@ -43,7 +44,10 @@ def _podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str | None]:
         finally:
             service.send_signal(signal.SIGTERM)
             service.wait(20)
-            subprocess.run(["umount", "-q", str(directory / "root/overlay")], check=False)
+            mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+            for mount in reversed([mount for mount in mounts if mount.startswith(f"{directory}/")]):
+                subprocess.run(["umount", mount], check=True)
+            shutil.rmtree(directory)
 
 
 @pytest.fixture
