@@ -106,12 +106,14 @@ void screen_show(const struct line *prompt, const struct line *line, size_t curs
         at = next;
         at.column += width;
     }
-    if (at.column == columns && at.row + 1 < top + rows) { /* make the terminal wrap now */
-        put_text("\n");
+    if (at.column < columns) {
+        put_text("\033[J");
+    } else if (at.row + 1 < top + rows) {
+        /* Make the terminal wrap now. With a blank and not with a line feed, so that it knows that the rows belong together and
+         * leaves them alone when the window is resized; erasing at the start of the row would make xterm.js forget it. */
+        put_text(" \033[J\r");
         at = (struct place){at.row + 1, 0};
     }
-    if (at.column < columns)
-        put_text("\033[J");
     screen.cursor = screen.end = (struct place){at.row - top, at.column};
     screen.top = top;
     screen.columns = columns;
