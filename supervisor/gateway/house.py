@@ -96,7 +96,7 @@ class House:
 
     def has_token(self, request: Request) -> bool:
         """Whether the request has a cookie that a token bought, or the reusable token in its query."""
-        cookies = cookie_values(request.header("cookie") or "", self.port, tls=self.tls)
+        cookies = cookie_values(request.cookies, self.port, tls=self.tls)
         return any(map(self.tokens.cookie_valid, cookies)) or self.tokens.is_reusable(
             request.query.get("token", "")
         )

@@ -61,6 +61,11 @@ class Request:
             raise HttpError(HTTPStatus.BAD_REQUEST, f"More than one {name} header.")
         return values[0].decode("latin-1") if values else None
 
+    @property
+    def cookies(self) -> str:
+        """All cookies as one header has them."""
+        return "; ".join(value.decode("latin-1") for name, value in self.headers if name == b"cookie")
+
     def elements(self, name: str) -> set[str]:
         """Return the elements of a comma-separated header that may be repeated."""
         joined = b",".join(value for key, value in self.headers if key == name.encode()).decode("latin-1")

@@ -29,6 +29,8 @@ from supervisor.protocol.v1 import SUBPROTOCOL
 log = get_logger(__name__)
 
 BACKLOG = 512
+BUSY = response(HTTPStatus.SERVICE_UNAVAILABLE, b"Too many connections.\n", headers=[("Retry-After", "10")])
+BUSY_TIMEOUT = 2.0  # seconds for that, a TLS handshake included; such connections are not counted
 
 
 class Gateway:
@@ -118,18 +120,28 @@ class Gateway:
 
         Error handling: what goes wrong ends this connection, is logged, and is never raised.
         """
-        self._connections += 1
         try:
-            if upgrade := await self._answer_requests(stream, address):
-                await self._converse(stream, *upgrade)
+            if self._connections < self.settings.max_connections:
+                await self._serve_counted(stream, address)
+            else:
+                with trio.move_on_after(BUSY_TIMEOUT):
+                    await stream.send_all(BUSY)
+                    await linger(stream)
         except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as gone:
             log.debug("connection broke", error=repr(gone.exceptions[0]))
         except* Exception as error:
             log.error("connection failed", exc_info=error)
         finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _serve_counted(self, stream: trio.abc.Stream, address: str | None) -> None:
+        self._connections += 1
+        try:
+            if upgrade := await self._answer_requests(stream, address):
+                await self._converse(stream, *upgrade)
+        finally:
             self._connections -= 1
             self._gone.unpark_all()
-            await trio.aclose_forcefully(stream)
 
     async def _answer_requests(
         self, stream: trio.abc.Stream, address: str | None
@@ -142,10 +154,6 @@ class Gateway:
         while True:
             request: Request | None = None
             try:
-                if self._connections > self.settings.max_connections:
-                    raise HttpError(
-                        HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections.", [("Retry-After", "10")]
-                    )
                 with self.house.patience(timeout) as patience:
                     request = await reader.next_request()
                 if patience.cancelled_caught and reader.rest:

@@ -18,10 +18,13 @@ from wsproto.frame_protocol import CloseReason
 from supervisor.errors import PeerError, SessionRefusedError
 from supervisor.gateway.stream import send_steadily
 from supervisor.protocol.closing import EndReason
+from supervisor.session.limiter import TokenBucket
 from supervisor.settings import Settings
 
 READ_SIZE = 64 * 1024
-OVERHEAD = 64 * 1024  # bytes that frame headers, empty fragments and control frames may add to one message
+# Frames that are no whole message: fragments, pings, pongs. Each costs more to parse than to send.
+FRAME_RATE = 64  # a second
+FRAME_BURST = 4096  # at once: a message of the largest size in fragments of 256 bytes
 CLOSE_TIMEOUT = 2.0  # seconds to deliver our close frame and get the peer's
 
 
@@ -53,9 +56,9 @@ class WebSocket:
         self._protocol = Connection(ConnectionType.SERVER, trailing_data=rest)
         self._events: Iterator[Event] = self._protocol.events()
         self._message = bytearray()  # the fragments of the next message, so far
-        self._unproductive = len(rest)  # bytes received since the last message
         self._reading = False
         self._heard = trio.current_time()
+        self._frames = TokenBucket(FRAME_RATE, FRAME_BURST, self._heard)
         self._asked: float | None = None  # when the ping was sent after which nothing has been heard
         self._pong: bytes | None = None
         self._pinged = trio.lowlevel.ParkingLot()
@@ -77,7 +80,7 @@ class WebSocket:
         Raises:
             ConnectionLostError: there is none any more.
             SessionRefusedError: it is larger than allowed (`too_large`), or text that is not UTF-8
-                (`not_utf8`).
+                (`not_utf8`), or too many frames come at once (`rate_limit`).
             PeerError: the frames are wrong.
         """
         await trio.lowlevel.checkpoint()
@@ -91,8 +94,6 @@ class WebSocket:
                 await trio.lowlevel.checkpoint()  # a flood of frames delays nobody
 
     async def _read(self) -> None:
-        if self._unproductive > self._limit + OVERHEAD:
-            raise self._too_large()
         self._reading = True
         try:
             data = await self._stream.receive_some(READ_SIZE)
@@ -103,7 +104,6 @@ class WebSocket:
         if not data:
             raise ConnectionLostError
         self._heard, self._asked = trio.current_time(), None
-        self._unproductive += len(data)
         self._protocol.receive_data(bytes(data))
         self._events = self._protocol.events()
 
@@ -111,8 +111,11 @@ class WebSocket:
         """Act on a frame, or a part of one; return the message that it completes."""
         match event:
             case TextMessage() | BytesMessage():
+                if event.frame_finished and not event.message_finished:
+                    self._charge_frame()
                 return self._assemble(event)
             case Ping(payload):
+                self._charge_frame()
                 # Only the newest needs an answer (RFC 6455, section 5.5.3), so a flood of them costs one.
                 self._pong = bytes(payload)
                 self._pinged.unpark_all()
@@ -124,22 +127,23 @@ class WebSocket:
                     raise SessionRefusedError(EndReason.NOT_UTF8.value, "A text message is not UTF-8.")
                 raise PeerError("a frame breaks the WebSocket protocol")
             case _:
-                pass
+                self._charge_frame()
         return None
+
+    def _charge_frame(self) -> None:
+        if self._frames.charge(1, trio.current_time()):
+            raise SessionRefusedError(EndReason.RATE_LIMIT.value, "Too many frames at once.")
 
     def _assemble(self, event: TextMessage | BytesMessage) -> str | bytes | None:
         self._message += event.data.encode() if isinstance(event, TextMessage) else event.data
         if len(self._message) > self._limit:
-            raise self._too_large()
+            raise SessionRefusedError(
+                EndReason.TOO_LARGE.value, f"A message may have at most {self._limit} bytes."
+            )
         if not event.message_finished:
             return None
-        message, self._message, self._unproductive = self._message, bytearray(), 0
+        message, self._message = self._message, bytearray()
         return message.decode() if isinstance(event, TextMessage) else bytes(message)
-
-    def _too_large(self) -> SessionRefusedError:
-        return SessionRefusedError(
-            EndReason.TOO_LARGE.value, f"A message may have at most {self._limit} bytes."
-        )
 
     # ------------------------------------------------------------------ out
 

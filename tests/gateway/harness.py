@@ -14,7 +14,7 @@ import os
 import struct
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,8 @@ class Wire:
     def __init__(self, stream: trio.abc.Stream) -> None:
         self.stream = stream
         self.answers_close = True  # as every client does that is not told otherwise
+        self.read_size = 65536
+        self.read_delay = 0.0
         self.pings: list[bytes] = []
         self.pongs: list[bytes] = []
         self.head = b""
@@ -137,10 +139,12 @@ class Wire:
                     case CloseConnection(code, reason):
                         assert self._protocol.state is not ConnectionState.OPEN, f"bad frame: {reason}"
                         if self.answers_close:
-                            await self.close(int(code))
+                            with suppress(trio.BrokenResourceError):
+                                await self.close(int(code))
                         raise ClosedError(int(code), reason or "")
+            await trio.sleep(self.read_delay)
             try:
-                data = await self.stream.receive_some(65536)
+                data = await self.stream.receive_some(self.read_size)
             except trio.BrokenResourceError:
                 data = b""
             if not data:
@@ -333,11 +337,11 @@ async def answer(
     stream: trio.abc.ReceiveStream, method: str = "GET", parser: h11.Connection | None = None
 ) -> tuple[int, dict[str, str], bytes]:
     """Read one response, as strictly as h11 does."""
-    if parser is None:
-        parser = h11.Connection(h11.CLIENT)
-    else:
+    parser = parser or h11.Connection(h11.CLIENT)
+    if parser.our_state is h11.DONE:
         parser.start_next_cycle()
-    parser.send(h11.Request(method=method, target="/", headers=[("Host", "x")]))
+    headers_sent = [("Host", "x"), ("Upgrade", "websocket"), ("Connection", "upgrade")]
+    parser.send(h11.Request(method=method, target="/", headers=headers_sent))
     parser.send(h11.EndOfMessage())
     status, headers, body = 0, {}, b""
     while True:
