@@ -43,13 +43,14 @@ _JSON = (b"Content-Type", b"application/json")
 
 
 @contextmanager
-def deadline_in(seconds: float, what: str) -> Generator[None]:
-    """Bound the body to `seconds` (`math.inf` for no bound).
+def deadline_in(seconds: float, what: str, deadline: float | None = None) -> Generator[None]:
+    """Bound the body to `seconds` (`math.inf` for no bound), counted from now, or ending at `deadline`.
 
     Raises:
         DockerTimeoutError: they passed.
     """
-    with trio.move_on_after(seconds) as scope:
+    end = trio.current_time() + seconds if deadline is None else deadline
+    with trio.CancelScope(deadline=end) as scope:
         yield
     if scope.cancelled_caught:
         raise DockerTimeoutError(f"{what}: no answer within {seconds:g} s")
@@ -59,7 +60,7 @@ def deadline_in(seconds: float, what: str) -> Generator[None]:
 class Reply:
     """A good answer whose body has not been read yet. Close it, or leave it as an async context manager."""
 
-    def __init__(self, response: httpx.Response, what: str, timeout: float, deadline: float) -> None:
+    def __init__(self, response: httpx.Response, what: str, seconds: float, deadline: float) -> None:
         if not isinstance(response.stream, httpx.AsyncByteStream):
             raise TypeError("the transport must be an asynchronous one")
         self.status = response.status_code
@@ -67,7 +68,7 @@ class Reply:
         self._stream = response.stream
         self._pieces: AsyncIterator[bytes] = aiter(response.stream)
         self._what = what
-        self._timeout = timeout
+        self._seconds = seconds
         self._deadline = deadline
 
     async def __aenter__(self) -> Self:
@@ -85,20 +86,9 @@ class Reply:
             DockerConnectionError: it broke off.
             DockerTimeoutError: the call's deadline passed.
         """
-        with trio.CancelScope(deadline=self._deadline) as scope:
-            try:
-                async for piece in self._pieces:
-                    if piece:
-                        return piece
-                return b""
-            except (httpx.HTTPError, httpx.StreamError) as error:
-                await self.aclose()
-                raise DockerConnectionError(f"{self._what}: the answer broke off: {error}") from error
-            except BaseException:
-                await self.aclose()
-                raise
-        assert scope.cancelled_caught
-        raise DockerTimeoutError(f"{self._what}: no full answer within {self._timeout:g} s")
+        with deadline_in(self._seconds, self._what, self._deadline):
+            return await self._piece()
+        raise AssertionError("unreachable")
 
     async def read(self, limit: int = MAX_REPLY) -> bytes:
         """Return the whole body, and close.
@@ -106,15 +96,34 @@ class Reply:
         Raises:
             DockerError: it is longer than `limit` bytes; or as `receive`.
         """
+        with deadline_in(self._seconds, self._what, self._deadline):
+            return await self.read_now(limit)
+        raise AssertionError("unreachable")
+
+    async def read_now(self, limit: int = MAX_REPLY) -> bytes:
+        """Do as `read`, but without a deadline of its own: for who has set it already."""
         pieces: list[bytes] = []
         size = 0
         async with self:
-            while piece := await self.receive():
+            while piece := await self._piece():
                 size += len(piece)
                 if size > limit:
                     raise DockerError(0, f"{self._what}: the answer is longer than {limit} bytes")
                 pieces.append(piece)
         return b"".join(pieces)
+
+    async def _piece(self) -> bytes:
+        try:
+            async for piece in self._pieces:
+                if piece:
+                    return piece
+        except (httpx.HTTPError, httpx.StreamError) as error:
+            await self.aclose()
+            raise DockerConnectionError(f"{self._what}: the answer broke off: {error}") from error
+        except BaseException:
+            await self.aclose()
+            raise
+        return b""
 
     async def aclose(self) -> None:
         """Give the connection back. Does not wait for the rest of the body."""
@@ -172,8 +181,8 @@ class Api:
         return f"/{self.version}/{path}?{query}" if query else f"/{self.version}/{path}"
 
     async def _negotiate(self) -> str:
-        reply = await self._send("GET", "/_ping", what="GET /_ping", seconds=self.timeout)
-        await reply.read(MAX_ERROR)
+        reply = await self._send(self._request("GET", "/_ping"), "GET /_ping", self.timeout)
+        await reply.read_now(MAX_ERROR)
         offered = reply.headers.get("api-version", "")
         major, _, minor = offered.partition(".")
         if not (major.isdecimal() and minor.isdecimal()):
@@ -220,27 +229,50 @@ class Api:
                 canonical form).
             DockerConnectionError, DockerTimeoutError: as they say.
         """
-        return await self._send(
-            method,
-            await self.target(path, params),
-            what=f"{method} /{path}",
-            seconds=self.seconds(timeout, default),
-            body=body,
-            content=content,
-            headers=headers,
-        )
+        what, seconds = f"{method} /{path}", self.seconds(timeout, default)
+        with deadline_in(seconds, what):
+            request = self._request(method, await self.target(path, params), body, content, headers)
+            return await self._send(request, what, seconds)
+        raise AssertionError("unreachable")
 
-    async def json(self, method: str, path: str, **options: Any) -> Any:
+    async def json(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        timeout: Timeout = SENTINEL,
+        default: float | None = None,
+    ) -> Any:
         """Send a request as `open` does and return its JSON, None when the answer is empty."""
-        reply = await self.open(method, path, **options)
-        data = await reply.read()
-        return parse_json(data, f"{method} /{path}") if data else None
+        what, seconds = f"{method} /{path}", self.seconds(timeout, default)
+        with deadline_in(seconds, what):
+            request = self._request(method, await self.target(path, params), body)
+            reply = await self._send(request, what, seconds)
+            data = await reply.read_now()
+            return parse_json(data, what) if data else None
 
-    async def done(self, method: str, path: str, **options: Any) -> int:
+    async def done(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        content: Body | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: Timeout = SENTINEL,
+        default: float | None = None,
+    ) -> int:
         """Send a request as `open` does, throw its answer's body away and return the status."""
-        reply = await self.open(method, path, **options)
-        await reply.read()
-        return reply.status
+        what, seconds = f"{method} /{path}", self.seconds(timeout, default)
+        with deadline_in(seconds, what):
+            request = self._request(method, await self.target(path, params), body, content, headers)
+            reply = await self._send(request, what, seconds)
+            await reply.read_now()
+            return reply.status
+        raise AssertionError("unreachable")
 
     async def upgrade(
         self,
@@ -260,7 +292,6 @@ class Api:
             DockerError: the engine said no, or did not switch protocols.
             DockerConnectionError, DockerTimeoutError: as they say.
         """
-        target = await self.target(path, params)
         data = b"" if body is None else json.dumps(body).encode()
         fields = [
             self._host,
@@ -272,6 +303,7 @@ class Api:
             fields.append(_JSON)
         what = f"POST /{path}"
         with deadline_in(self.seconds(timeout), what):
+            target = await self.target(path, params)
             connection = await self.connect()
             try:
                 head = await connection.exchange(b"POST", target.encode("ascii"), fields, data)
@@ -297,22 +329,10 @@ class Api:
         except (OSError, trio.BrokenResourceError, ssl.SSLError) as error:
             raise DockerConnectionError(f"cannot connect to the engine at {self._where}: {error}") from error
 
-    async def _send(
-        self,
-        method: str,
-        target: str,
-        *,
-        what: str,
-        seconds: float,
-        body: Any = None,
-        content: Body | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Reply:
+    async def _send(self, request: httpx.Request, what: str, seconds: float) -> Reply:
         deadline = trio.current_time() + seconds
-        request = self._request(method, target, body, content, headers)
         try:
-            with deadline_in(seconds, what):
-                response = await self.transport.handle_async_request(request)
+            response = await self.transport.handle_async_request(request)
         except httpx.ConnectError as error:
             raise DockerConnectionError(f"cannot connect to the engine at {self._where}: {error}") from error
         except httpx.TransportError as error:
@@ -324,7 +344,12 @@ class Api:
         raise await refusal(reply)
 
     def _request(
-        self, method: str, target: str, body: Any, content: Body | None, headers: Mapping[str, str] | None
+        self,
+        method: str,
+        target: str,
+        body: Any = None,
+        content: Body | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> httpx.Request:
         fields: Headers = [self._host]
         if headers:
@@ -402,7 +427,7 @@ def parse_json(data: bytes, what: str) -> Any:
 async def refusal(reply: Reply) -> DockerError:
     """Return the error that a bad answer stands for: the engine's own message, where it is one."""
     try:
-        data = await reply.read(MAX_ERROR)
+        data = await reply.read_now(MAX_ERROR)
     except DockerError as error:
         return DockerError(reply.status, f"(and its explanation did not arrive: {error.message})")
     return DockerError(reply.status, explanation(data, reply.status))

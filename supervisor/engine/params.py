@@ -3,10 +3,12 @@
 import base64
 import json
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import quote, urlencode
 
 
+@lru_cache(1024)
 def segment(name: str) -> str:
     """Return `name` as one segment of a path, whatever is in it.
 
@@ -18,6 +20,7 @@ def segment(name: str) -> str:
     return quote(name, safe=":@")
 
 
+@lru_cache(1024)
 def image_path(name: str) -> str:
     """Return an image's name as path segments: its slashes stay, what else is special is escaped."""
     return "/".join(segment(part) for part in name.split("/"))
