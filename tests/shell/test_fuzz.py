@@ -142,7 +142,7 @@ def test_random_keys_under_sanitizers(
     end = time.monotonic() + SECONDS / len(SEEDS)
     while time.monotonic() < end:
         extra = random.randrange(1 << 32)
-        print(f"seed {extra}")  # noqa: T201 - shown when it fails
+        print(f"seed {extra}")
         attack_with(sanitized_binary, extra, environment)
 
 
