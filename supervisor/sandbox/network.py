@@ -5,16 +5,21 @@ somebody, who may rely on them, and must not be taken for a safe one. Whether it
 they promise is `isolation`'s business.
 """
 
-from collections.abc import Mapping
+import fcntl
+import os
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import attrs
+import trio
 
 from supervisor import __version__
 from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError
-from supervisor.reaping.pending import CONFLICT, NOT_FOUND
+from supervisor.reaping.pending import CONFLICT
 from supervisor.sandbox.identity import LABEL_PRODUCT, LABEL_VERSION
+from supervisor.sandbox.lifeline import runtime_directory
 from supervisor.settings import Settings
 
 NO_NETWORK: Final = "none"
@@ -24,7 +29,10 @@ OPTIONS: Final = {
 }
 SECURITY_LABEL: Final = {"security-level": "restricted"}
 _CALL_TIMEOUT = 30.0  # seconds; making a bridge takes a few hundred milliseconds
-_ATTEMPTS = 3
+_LOCK_TIMEOUT = 120.0
+_LOCK_PAUSE = 0.05
+
+JSON = dict[str, Any]
 
 
 @attrs.frozen
@@ -52,32 +60,66 @@ async def ensure_network(docker: Docker, settings: Settings) -> NetworkFacts:
     name = settings.network
     if name == NO_NETWORK:
         return NetworkFacts(name, "")
-    for _ in range(_ATTEMPTS):
-        try:
-            network = await docker.networks.get(name, timeout=_CALL_TIMEOUT)
-            shown = await network.show(timeout=_CALL_TIMEOUT)
-        except DockerError as error:
-            if error.status != NOT_FOUND:
-                raise
-        else:
-            if problems := differences(name, shown):
+    async with _alone():
+        found = await _of_name(docker, name)
+        if not found:
+            try:
+                await docker.networks.create(_configuration(name), timeout=_CALL_TIMEOUT)
+            except DockerError as error:
+                if error.status != CONFLICT:  # made by a supervisor of another host or user in this moment
+                    raise
+            found = await _of_name(docker, name)
+    if len(found) != 1:
+        raise ConfigurationError(
+            f"the engine has {len(found)} networks called {name} (DOCKER_NETWORK_NAME): remove them by their "
+            f"ids ({', '.join(network['Id'][:12] for network in found)}) to have one made anew"
+        )
+    (shown,) = found
+    if problems := differences(shown):
+        raise ConfigurationError(
+            f"the network {name} (DOCKER_NETWORK_NAME) exists and is not one for sessions:\n  "
+            + "\n  ".join(problems)
+            + f"\nRemove it (docker network rm {name}) to have it made anew, or choose another name"
+        )
+    return NetworkFacts(name, str(shown["Id"]))
+
+
+async def _of_name(docker: Docker, name: str) -> list[JSON]:
+    # The engine's filter also finds names that only contain this one.
+    found = await docker.networks.list(filters={"name": [name]}, timeout=_CALL_TIMEOUT)
+    return [network for network in found if network["Name"] == name]
+
+
+@asynccontextmanager
+async def _alone() -> AsyncGenerator[None]:
+    """Keep other supervisors of this user out.
+
+    Engines before API 1.44 make two networks of one name when they are asked at the same time, and can use
+    neither then.
+    """
+    descriptor = os.open(runtime_directory(), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        deadline = trio.current_time() + _LOCK_TIMEOUT
+        while not _locked(descriptor):
+            if trio.current_time() > deadline:
                 raise ConfigurationError(
-                    f"the network {name} (DOCKER_NETWORK_NAME) exists and is not one for sessions:\n  "
-                    + "\n  ".join(problems)
-                    + f"\nRemove it (docker network rm {name}) to have it made anew, or choose another name"
+                    f"another supervisor has been making its network for {_LOCK_TIMEOUT:g} s: does it hang?"
                 )
-            return NetworkFacts(name, str(shown["Id"]))
-        try:
-            await docker.networks.create(_configuration(name), timeout=_CALL_TIMEOUT)
-        except DockerError as error:
-            if error.status != CONFLICT:
-                raise
-    raise ConfigurationError(
-        f"the network {name} (DOCKER_NETWORK_NAME) appears and disappears: who else uses it?"
-    )
+            await trio.sleep(_LOCK_PAUSE)
+        yield
+    finally:
+        os.close(descriptor)
 
 
-def _configuration(name: str) -> dict[str, Any]:
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _configuration(name: str) -> JSON:
     return {
         "Name": name,
         "Driver": "bridge",
@@ -89,13 +131,11 @@ def _configuration(name: str) -> dict[str, Any]:
     }
 
 
-def differences(name: str, shown: Mapping[str, Any]) -> list[str]:
+def differences(shown: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with a network, by what the engine says of it."""
     options: Mapping[str, str] = shown.get("Options") or {}
     labels: Mapping[str, str] = shown.get("Labels") or {}
-    # The engine also finds networks by the beginning of their id.
     compared: list[tuple[str, Any, Any]] = [
-        ("name", name, shown.get("Name")),
         ("driver", "bridge", shown.get("Driver")),
         ("IPv6", False, bool(shown.get("EnableIPv6"))),
         ("attachable", False, bool(shown.get("Attachable"))),

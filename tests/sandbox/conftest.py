@@ -6,7 +6,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+import trio
 
+from supervisor.engine import DockerContainer
 from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.providers import open_docker_provider, open_provider
 from supervisor.sandbox.terminal import SandboxProvider
@@ -84,3 +86,15 @@ def command_lines(fragment: str) -> list[str]:
         if fragment in text:
             found.append(text)
     return found
+
+
+async def execute(container: DockerContainer, *command: str, user: str = "") -> tuple[int, str]:
+    """Run a command in a running container, as the engine does it, and return its exit status and output."""
+    execution = await container.exec(command, user=user)
+    pieces: list[bytes] = []
+    async with execution.start() as stream:
+        while data := await stream.receive_some():
+            pieces.append(data)
+    while (status := (await execution.inspect())["ExitCode"]) is None:
+        await trio.sleep(0.02)
+    return int(status), b"".join(pieces).decode(errors="replace")

@@ -37,7 +37,7 @@ def tasks() -> int:
 
 def say(capsys: pytest.CaptureFixture[str], text: str) -> None:
     with capsys.disabled():
-        print(f"\n{text}")  # noqa: T201 - how many there were is a result
+        print(f"\n{text}")
 
 
 async def use(provider: SandboxProvider) -> None:
