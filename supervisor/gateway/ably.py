@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import trio
 
+from supervisor.gateway.history import CLEAR, read_history
 from supervisor.gateway.house import House, Presented
 from supervisor.gateway.http import Request
 from supervisor.gateway.v1 import warning_text
@@ -20,7 +21,6 @@ from supervisor.protocol.answers import is_automatic
 from supervisor.protocol.closing import CLOSINGS, EndReason, close_reason
 from supervisor.protocol.messages import Ignored, Input, Json, Resize
 from supervisor.protocol.output import OutputEncoder
-from supervisor.protocol.replay import sanitize_replay
 from supervisor.protocol.sizeprobe import REQUEST, SizeProbe
 from supervisor.session.attachment import Answer, Attachment, Ended, Event, Gap, Output, TimeoutWarning
 from supervisor.session.limiter import TokenBucket
@@ -67,14 +67,13 @@ class AblySpeaker:
         """Say `connecting` now, if not before."""
         return [] if self._greeted else [self._control(ably.status("connecting"))]
 
-    def attach(self, session: Session, resumed: bool) -> tuple[Attachment, Iterator[str]]:
+    async def attach(self, session: Session, resumed: bool) -> tuple[Attachment, Iterator[str]]:
         """`connected`, `hello`, the opener, the question for the window's size, and history."""
         offset, output = 0, (b"" if self._house.provider.isolated else NO_ISOLATION) + REQUEST
         if resumed:
-            start, end = session.scrollback.start, session.scrollback.end
-            replay = sanitize_replay(session.scrollback.read(start, end - start), trimmed=start > 0)
+            history = await read_history(session)
             # Live output goes on in the state in which a replay ends, so nothing comes between the two.
-            offset, output = start + replay.live_offset, b"\x1bc" + output + replay.data
+            offset, output = history.offset, CLEAR + output + history.data
             # One of several connections with the same id is the newest; the others give up, or they would
             # take the session from each other for ever.
             session.replace(lambda attachment: not attachment.acknowledges)

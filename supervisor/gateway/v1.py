@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 
 from supervisor.errors import PeerError
+from supervisor.gateway.history import CLEAR, read_history
 from supervisor.gateway.house import House, Presented
 from supervisor.gateway.http import Request
 from supervisor.gateway.viewer import OUTPUT_PIECE, Opening
@@ -12,7 +13,6 @@ from supervisor.protocol import v1
 from supervisor.protocol.answers import is_automatic
 from supervisor.protocol.closing import CLOSINGS, EndReason, close_reason
 from supervisor.protocol.messages import Resize
-from supervisor.protocol.replay import sanitize_replay
 from supervisor.session.attachment import (
     Answer,
     Attachment,
@@ -60,7 +60,7 @@ class V1Speaker:
         """Nothing: `hello` comes with the session."""
         return []
 
-    def attach(self, session: Session, resumed: bool) -> tuple[Attachment, Iterator[str | bytes]]:
+    async def attach(self, session: Session, resumed: bool) -> tuple[Attachment, Iterator[str | bytes]]:
         """Say hello, and for an empty screen what the session has shown so far."""
         settings = self._house.settings
         offset, history = 0, b""
@@ -69,9 +69,8 @@ class V1Speaker:
             if offset > session.scrollback.end:
                 raise PeerError("asked for output that was not written yet")
         elif resumed:
-            start, end = session.scrollback.start, session.scrollback.end
-            replay = sanitize_replay(session.scrollback.read(start, end - start), trimmed=start > 0)
-            offset, history = start + replay.live_offset, b"\x1bc" + replay.data
+            shown = await read_history(session)
+            offset, history = shown.offset, CLEAR + shown.data
         attachment = session.attach(
             offset=offset, window=settings.output_window, role=self._auth.role, acknowledges=True
         )

@@ -51,7 +51,7 @@ class Speaker(Protocol):
         """Return the frames that are sent once the client is known, while its sandbox is being started."""
         ...
 
-    def attach(self, session: Session, resumed: bool) -> tuple[Attachment, Iterable[str | bytes]]:
+    async def attach(self, session: Session, resumed: bool) -> tuple[Attachment, Iterable[str | bytes]]:
         """Attach to the session; return the place in it and the frames that come before its output."""
         ...
 
@@ -132,7 +132,7 @@ async def _dialogue(websocket: WebSocket, speaker: Speaker, house: House) -> End
         session, resumed = await house.open_session(
             opening.identity, opening.session_id, opening.cols, opening.rows
         )
-        attachment, frames = speaker.attach(session, resumed)
+        attachment, frames = await speaker.attach(session, resumed)
         try:
             for frame in frames:
                 await websocket.send(frame)
