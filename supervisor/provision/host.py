@@ -6,6 +6,7 @@ missing.
 
 import collections
 import functools
+import glob
 import os
 import shutil
 import subprocess
@@ -114,10 +115,10 @@ async def run(
 
 @attrs.frozen
 class Need:
-    """A program that a step of set-up needs.
+    """A program or file that a step of set-up needs.
 
     Attributes:
-        program: its name; any of several, separated by `|`.
+        program: its name; any of several, separated by `|`. What has a `/` in it is a pattern of paths.
         packages: the Debian packages that bring it.
         purpose: what for, in a few words, for the error.
     """
@@ -129,7 +130,10 @@ class Need:
     @property
     def met(self) -> bool:
         """Whether the program is there."""
-        return any(find_program(name) for name in self.program.split("|"))
+        return any(
+            glob.glob(name) if "/" in name else find_program(name)  # noqa: PTH207 - a pattern from the root
+            for name in self.program.split("|")
+        )
 
 
 def can_install() -> bool:
