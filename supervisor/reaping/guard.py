@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -34,6 +35,11 @@ FAREWELL: Final = b"q"
 class Guard:
     """The supervisor's end of the pipe, across the lives of several guard processes.
 
+    Args:
+        docker_host: address of the engine.
+        instance: whose containers to remove.
+        directory: to remove with them.
+
     Attributes:
         pid: of the guard process, once there is one.
 
@@ -41,9 +47,8 @@ class Guard:
     killed supervisor does the same by dying.
     """
 
-    def __init__(self, docker_host: str, instance: str) -> None:
-        self._docker_host = docker_host
-        self._instance = instance
+    def __init__(self, docker_host: str, instance: str, directory: Path | None = None) -> None:
+        self._arguments = [docker_host, instance, *([str(directory)] if directory else [])]
         self._pipe: int | None = None
         self.pid: int | None = None
 
@@ -57,7 +62,7 @@ class Guard:
         unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
         try:
             process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-m", "supervisor.reaping.guard", self._docker_host, self._instance],
+                [sys.executable, "-m", "supervisor.reaping.guard", *self._arguments],
                 stdin=reader,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
@@ -102,15 +107,19 @@ async def keep_guard(guard: Guard, *, task_status: "trio.TaskStatus[int]") -> No
 
 def main() -> None:
     """Wait for the end of the pipe on standard input, then remove. Arguments: the engine's address, the
-    instance."""
+    instance, and the instance's directory, if it has one."""
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    docker_host, instance = sys.argv[1:]
+    docker_host, instance, *directories = sys.argv[1:]
     farewell = os.read(0, 1) == FAREWELL
     if not farewell:
+        import shutil
+
         import trio
 
         trio.run(_remove_all, docker_host, instance)
+        for directory in directories:
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 async def _remove_all(docker_host: str, instance: str) -> None:

@@ -24,6 +24,7 @@ from typing import Final, final
 import trio
 
 from supervisor.errors import ConfigurationError, SandboxError
+from supervisor.reaping.directories import PREFIX, remove_dead_directories
 from supervisor.sandbox.lifeline_terminal import Lifeline, LifelineTerminal, shake_hands
 
 __all__ = [
@@ -67,6 +68,7 @@ def runtime_directory() -> Path:
     except OSError as error:
         raise ConfigurationError(f"cannot make the directory for lifeline sockets: {error}") from error
     require_private(directory)
+    remove_dead_directories(directory)
     _remove_stale(directory)
     return directory
 
@@ -90,8 +92,12 @@ def require_private(directory: Path) -> None:
 
 
 def _remove_stale(parent: Path) -> None:
-    """Remove what supervisors that were killed have left. Others may be running, so only what is old."""
+    """Remove sockets that were not in a supervisor's own directory, when they are old: whose they are cannot
+    be told.
+    """
     for directory in parent.iterdir():
+        if directory.name.startswith(PREFIX):
+            continue
         with suppress(OSError):  # somebody else removes it at the same time, or it is none of ours
             if directory.lstat().st_mtime < time.time() - _STALE_AFTER:
                 (directory / SOCKET_NAME).unlink(missing_ok=True)
@@ -170,7 +176,7 @@ async def open_lifeline_socket(parent: Path, uid: int | None = None) -> AsyncGen
     """Make a socket for one container, in a new directory under `parent`.
 
     Args:
-        parent: see `runtime_directory`. Must be ours, with mode 0700.
+        parent: ours, with mode 0700: this supervisor's own (`reaping.directories`) in `runtime_directory`.
         uid: user id of the gate as the host sees it (remapped, where the engine remaps), so that only this
             user can connect. None, or when we are not root and so cannot give files away: whoever has the
             directory mounted can connect. Either way nobody else on the host can, and `accept` checks who it

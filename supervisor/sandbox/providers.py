@@ -5,8 +5,9 @@ Opening verifies (engine, image, network, isolation, a self-test), so that what 
 not in front of a user. It takes two to three seconds with provider `docker`.
 """
 
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -15,6 +16,7 @@ from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError, SandboxError
 from supervisor.observability.log import get_logger
 from supervisor.provision.compiler import docker_directory
+from supervisor.reaping.directories import held_directory
 from supervisor.reaping.guard import Guard, keep_guard
 from supervisor.reaping.liveness import Liveness
 from supervisor.reaping.pending import PendingRemovals
@@ -69,17 +71,21 @@ async def open_provider(settings: Settings) -> AsyncGenerator[SandboxProvider]:
 
 @asynccontextmanager
 async def _reaping(provider: DockerProvider, settings: Settings) -> AsyncGenerator[None]:
-    """Remove what dead supervisors left, now and every so often; have a guard do it should this one die."""
-    site, pending = provider.containers.site, provider.containers.pending
-    guard = Guard(site.docker.docker_host, site.identity.instance)
-    reconciler = Reconciler(site.docker, site.identity, pending.names)
+    """Remove what dead supervisors left, now and every so often."""
+    site = provider.containers.site
+    reconciler = Reconciler(site.docker, site.identity, provider.containers.pending.names)
+    async with trio.open_nursery() as nursery:
+        await reconciler.reconcile()
+        nursery.start_soon(reconciler.run, settings.reconcile_interval)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def _watched(guard: Guard, pending: PendingRemovals) -> Generator[None]:
+    """Let the guard go at the end; with a farewell, when nothing is left for it."""
     try:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(keep_guard, guard)
-            await reconciler.reconcile()
-            nursery.start_soon(reconciler.run, settings.reconcile_interval)
-            yield
-            nursery.cancel_scope.cancel()
+        yield
         if not pending.names():
             guard.farewell()
     finally:
@@ -99,15 +105,22 @@ async def open_docker_provider(settings: Settings, *, verify: bool = True) -> As
     except (ValueError, DockerError) as error:
         raise ConfigurationError(f"DOCKER_HOST={settings.docker_host}: {error}") from error
     identity = this_process()
+    pending = PendingRemovals(docker.containers.container)
     failure: ConfigurationError | None = None
-    with Liveness(identity.instance):  # before the first container, which others would take for left over
+    # All of this before the first container: others would take that for left over, and it needs its guard.
+    with Liveness(identity.instance), ExitStack() as stack:
         async with docker, trio.open_nursery() as nursery:
             try:
-                provider = await _verified(docker, identity, settings, nursery, verify)
+                sockets = _socket_directory(stack, settings, identity)
+                guard = Guard(docker.docker_host, identity.instance, sockets)
+                stack.enter_context(_watched(guard, pending))
+                await nursery.start(keep_guard, guard)
+                provider = await _verified(docker, identity, settings, nursery, pending, sockets)
+                if verify:
+                    await _prove(provider, settings)
             except ConfigurationError as error:  # kept out of the nursery, which would wrap it
                 failure = error
             else:
-                pending = provider.containers.pending
                 nursery.start_soon(pending.run)
                 try:
                     yield provider
@@ -115,13 +128,28 @@ async def open_docker_provider(settings: Settings, *, verify: bool = True) -> As
                     with trio.CancelScope(shield=True):  # `drain` has a deadline
                         if left := await pending.drain(DRAIN_TIME):
                             _log.warning("containers could not be removed", containers=left)
-                    nursery.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
 
 
+def _socket_directory(stack: ExitStack, settings: Settings, identity: Identity) -> Path | None:
+    if settings.transport != "lifeline":
+        return None
+    parent = runtime_directory()
+    try:
+        return stack.enter_context(held_directory(parent, identity.instance))
+    except OSError as error:
+        raise ConfigurationError(f"cannot make a directory for lifeline sockets: {error}") from error
+
+
 async def _verified(
-    docker: Docker, identity: Identity, settings: Settings, nursery: trio.Nursery, verify: bool
+    docker: Docker,
+    identity: Identity,
+    settings: Settings,
+    nursery: trio.Nursery,
+    pending: PendingRemovals,
+    sockets: Path | None,
 ) -> DockerProvider:
     engine = await read_engine(docker, settings)
     problems: list[str] = []
@@ -133,10 +161,9 @@ async def _verified(
         seccomp = None
     try:
         programs = await own_programs(settings, engine)
-        sockets = runtime_directory() if settings.transport == "lifeline" else None
     except ConfigurationError as error:
         problems.append(str(error))
-        programs, sockets = {}, None
+        programs = {}
     try:
         image = await read_image(docker, settings, identity.labels("image-reader", 60))
         if not (settings.command or image.command):
@@ -159,13 +186,15 @@ async def _verified(
         start_timeout=settings.start_timeout,
     )
     policy = HardeningPolicy.from_settings(settings, image, seccomp, engine.runtime)
-    containers = HardenedContainers(site, policy, PendingRemovals(docker.containers.container))
-    provider = DockerProvider(containers, settings.command or image.command, nursery)
-    if verify:
-        await self_test(provider)
-        if settings.network != NO_NETWORK:
-            try:
-                await prove_isolation(containers)
-            except (DockerError, SandboxError) as error:
-                raise ConfigurationError(f"isolation of the network {settings.network}: {error}") from error
-    return provider
+    containers = HardenedContainers(site, policy, pending)
+    return DockerProvider(containers, settings.command or image.command, nursery)
+
+
+async def _prove(provider: DockerProvider, settings: Settings) -> None:
+    """Have sandboxes show that they are what they should be."""
+    await self_test(provider)
+    if settings.network != NO_NETWORK:
+        try:
+            await prove_isolation(provider.containers)
+        except (DockerError, SandboxError) as error:
+            raise ConfigurationError(f"isolation of the network {settings.network}: {error}") from error

@@ -1,0 +1,68 @@
+"""Directories that belong to one supervisor each and go when it does.
+
+The owner holds a lock on its directory (flock(2)), which the kernel lets go of when the process dies, however
+it dies. So whoever can lock somebody else's directory may remove it. Unlike the name of an instance
+(`supervisor.reaping.liveness`) the lock is seen from every network namespace that shares the file system.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+PREFIX: Final = "instance-"
+"""Begins the name of such a directory; what else is in its parent is none of this module's business."""
+
+
+@contextmanager
+def held_directory(parent: Path, instance: str) -> Generator[Path]:
+    """Make the directory of `instance` in `parent`, mode 0700, and hold it.
+
+    Resource handling: leaving removes it with all that is in it. The lock is close-on-exec: no child keeps a
+    dead supervisor's directory.
+
+    Raises:
+        OSError: it cannot be made, or is there already.
+    """
+    directory = parent / f"{PREFIX}{instance[:16]}"  # short: a socket's path has room for 107 bytes
+    lock = _make_and_lock(directory)
+    while lock is None:
+        lock = _make_and_lock(directory)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        os.close(lock)
+
+
+def _make_and_lock(directory: Path) -> int | None:
+    """Return the descriptor that holds it; None when another supervisor took it for left over meanwhile."""
+    directory.mkdir(mode=0o700)
+    try:
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with suppress(FileNotFoundError):
+        if directory.stat().st_ino == os.fstat(lock).st_ino:
+            return lock
+    os.close(lock)
+    return None
+
+
+def remove_dead_directories(parent: Path) -> list[Path]:
+    """Remove the directories in `parent` that nobody holds any more, and return them."""
+    removed: list[Path] = []
+    for directory in parent.glob(f"{PREFIX}*"):
+        with suppress(FileNotFoundError, NotADirectoryError, BlockingIOError):  # no more, none, or held
+            lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(directory, ignore_errors=True)
+                removed.append(directory)
+            finally:
+                os.close(lock)
+    return removed
