@@ -15,7 +15,7 @@ from gateway.harness import SECRET, TOKEN, Stage, V1Client, signed, stage
 from supervisor.errors import SandboxError
 from supervisor.protocol.closing import CLOSINGS, EndReason
 from supervisor.protocol.v1 import SUBPROTOCOL
-from supervisor.settings import KIB, Settings
+from supervisor.settings import KIB, MIB, Settings
 from supervisor.testing.memory import MemoryProvider
 
 
@@ -194,7 +194,10 @@ async def test_an_empty_screen_gets_a_replay_that_asks_nothing(autojump_clock: C
         assert await client.expect_output(8) == b"\x1b[1mbold"  # the unfinished sequence is live output again
 
 
-async def test_a_long_replay_comes_in_pieces_and_outside_of_the_window(autojump_clock: Clock) -> None:
+async def test_a_long_replay_comes_in_pieces_and_outside_of_the_window(
+    autojump_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supervisor.gateway.history.INLINE", MIB)  # a virtual clock does not wait for threads
     async with stage(settings(output_window=16 * KIB)) as s:
         client = await s.v1()
         await client.wire.stream.aclose()
