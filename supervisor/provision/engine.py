@@ -84,7 +84,12 @@ def candidates(docker_host: str) -> list[str]:
 
 @contextlib.asynccontextmanager
 async def engine_in_use(
-    docker_host: str, report: Report, *, paths: EnginePaths | None = None, keep: bool = False
+    docker_host: str,
+    report: Report,
+    *,
+    paths: EnginePaths | None = None,
+    keep: bool = False,
+    later: Sequence[Need] = (),
 ) -> AsyncGenerator[Engine]:
     """Find or start an engine and hold on to it.
 
@@ -93,6 +98,7 @@ async def engine_in_use(
         report: gets the step's line, and one when the engine is ended.
         paths: where the project's own is.
         keep: do not end it on leaving (it is there for somebody who comes next).
+        later: what later steps need, so that an error can name that as well.
 
     Raises:
         ConfigurationError: there is none and none can be had; the text says what to do.
@@ -102,7 +108,7 @@ async def engine_in_use(
     """
     own = EnginePaths() if paths is None else paths
     with report.step("engine") as step:
-        engine, users = await _obtain(docker_host, own, step)
+        engine, users = await _obtain(docker_host, own, later, step)
     try:
         yield engine
     finally:
@@ -114,7 +120,9 @@ async def engine_in_use(
                 report.line("engine", f"did not end within {_LEAVE_DEADLINE:g} s; `make down` ends it")
 
 
-async def _obtain(docker_host: str, own: EnginePaths, step: Step) -> tuple[Engine, int | None]:
+async def _obtain(
+    docker_host: str, own: EnginePaths, later: Sequence[Need], step: Step
+) -> tuple[Engine, int | None]:
     """Return an engine, and for the project's own the descriptor that holds the lock of its users."""
     for url in candidates(docker_host):
         if url != own.url and await answers(url):
@@ -122,7 +130,7 @@ async def _obtain(docker_host: str, own: EnginePaths, step: Step) -> tuple[Engin
             return Engine(url, False, "found"), None
     if docker_host and docker_host != own.url:
         raise ConfigurationError(_no_answer_text(docker_host))
-    _check_possible(own)
+    _check_possible(own, later)
     await require(NEEDS, step.progress)
     if not docker_host and (service := await _service_engine(step)):
         step.result = f"using the one at {service}, which came with the package"
@@ -203,7 +211,7 @@ async def _service_engine(step: Step) -> str | None:
     return None
 
 
-def _check_possible(paths: EnginePaths) -> None:
+def _check_possible(paths: EnginePaths, later: Sequence[Need]) -> None:
     """Raise ConfigurationError where an engine of the project's own cannot be."""
     if (
         os.uname().sysname == "Linux"
@@ -221,7 +229,9 @@ def _check_possible(paths: EnginePaths) -> None:
         )
     raise ConfigurationError(
         f"no Docker Engine answers at {tried[0]}, nor at {paths.url}. Install or start Docker, or set "
-        "DOCKER_HOST; as root on Debian or Ubuntu, set-up installs and starts one by itself. " + _DEMO_HINT
+        "DOCKER_HOST; as root on Debian or Ubuntu, set-up installs and starts one by itself. "
+        + "".join(f"Missing as well: {need.program} ({need.purpose}). " for need in later if not need.met)
+        + _DEMO_HINT
     )
 
 

@@ -13,11 +13,12 @@ import attrs
 
 from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError
+from supervisor.provision.base import NEEDS as BASE_NEEDS
 from supervisor.provision.compiler import machine_name
 from supervisor.provision.daemon import EnginePaths, mounts_below
 from supervisor.provision.engine import Engine, end_engine, engine_in_use
 from supervisor.provision.gate import build_gate
-from supervisor.provision.image import Programs, ensure_sandbox_image, ensure_workbench
+from supervisor.provision.image import DEFAULT_IMAGE, Programs, ensure_sandbox_image, ensure_workbench
 from supervisor.provision.page import build_page, page_directory
 from supervisor.provision.report import Report
 from supervisor.provision.shell import build_shell
@@ -61,7 +62,9 @@ async def prepared(
         await _page(report, rebuild)
         yield SetupResult(settings, None)
         return
-    async with engine_in_use(settings.docker_host, report, keep=keep) as engine:
+    makes_base = settings.image == DEFAULT_IMAGE and not settings.base_image
+    later = BASE_NEEDS if makes_base else ()
+    async with engine_in_use(settings.docker_host, report, keep=keep, later=later) as engine:
         settings = attrs.evolve(settings, docker_host=engine.url)
         try:
             await _fill_engine(settings, report, rebuild, tests)

@@ -16,7 +16,7 @@ from supervisor.provision import daemon, engine
 from supervisor.provision.addresses import AddressPlan, Route, choose
 from supervisor.provision.daemon import EnginePaths, command_line, last_words, read_mark, running_pid
 from supervisor.provision.engine import bridge_name, candidates, engine_in_use
-from supervisor.provision.host import find_program
+from supervisor.provision.host import Need, find_program
 from supervisor.provision.processes import end_process, look_at, read_pid
 from supervisor.provision.report import Report
 
@@ -133,10 +133,12 @@ async def test_whoever_cannot_have_an_engine_is_told_what_to_do(
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(engine, "DEFAULT_SOCKETS", (str(tmp_path / "docker.sock"),))
+    later = [Need("no-such-tool", ("tool",), "makes the base"), Need("sh", ("dash",), "a shell")]
     with trio.fail_after(20), pytest.raises(ConfigurationError) as caught:
-        async with engine_in_use("", Report(), paths=paths):
+        async with engine_in_use("", Report(), paths=paths, later=later):
             pass
     text = str(caught.value)
+    assert "Missing as well: no-such-tool (makes the base). `make" in text
     assert f"unix://{tmp_path}/docker.sock" in text
     assert paths.url in text
     assert "as root on Debian or Ubuntu" in text
