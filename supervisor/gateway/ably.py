@@ -13,7 +13,6 @@ import trio
 
 from supervisor.gateway.history import CLEAR, read_history
 from supervisor.gateway.house import House, Presented
-from supervisor.gateway.http import Request
 from supervisor.gateway.v1 import warning_text
 from supervisor.gateway.viewer import OUTPUT_PIECE, Opening
 from supervisor.protocol import ably
@@ -35,9 +34,9 @@ LEAVING_CODES = frozenset({4002, 4003})
 class AblySpeaker:
     """One connection's side of the protocol."""
 
-    def __init__(self, house: House, request: Request) -> None:
+    def __init__(self, house: House, has_token: bool) -> None:
         self._house = house
-        self._request = request
+        self._has_token = has_token
         self._greeted = house.settings.control_format != "auto"
         self._prefixed = house.settings.control_format != "plain"
         self._encoder = OutputEncoder(plain=not self._prefixed)
@@ -61,7 +60,7 @@ class AblySpeaker:
         presented = Presented(
             auth.config, auth.signature, auth.api_key, auth.access_token, None, auth.environment
         )
-        return Opening(self._house.identify(presented, self._request), auth.session_id)
+        return Opening(self._house.identify(presented, self._has_token), auth.session_id)
 
     def welcome(self) -> list[str]:
         """Say `connecting` now, if not before."""

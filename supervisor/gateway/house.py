@@ -108,18 +108,20 @@ class House:
             self.on_redeemed()
         return cookie
 
-    def identify(self, presented: Presented, request: Request) -> Identity:
-        """Return the identity behind what a client presents.
+    def identify(self, presented: Presented, has_token: bool) -> Identity:
+        """Return the identity behind what a client presents, who may have shown a token already.
 
         Raises:
             SessionRefusedError: it is not accepted (`credentials`); the text does not say what was nearly
                 right.
         """
-        credentials = self._credentials(presented, request)
+        credentials = self._credentials(
+            presented, has_token or self.tokens.is_reusable(presented.token or "")
+        )
         environment = filter_client_environment(presented.environment, self.settings.environment_allow)
         return Identity(credentials.digest(self._digest_key), environment | credentials.environment())
 
-    def _credentials(self, presented: Presented, request: Request) -> Credentials:
+    def _credentials(self, presented: Presented, has_token: bool) -> Credentials:
         settings = self.settings
         if settings.signing_secret and presented.config is not None:
             now_ms = int(time.time() * 1000)
@@ -132,11 +134,7 @@ class House:
             )
         if settings.signing_secret and not settings.allow_unsigned:
             raise SessionRefusedError(EndReason.CREDENTIALS.value, "A signed config is needed.")
-        if (
-            self.needs_token
-            and not self.has_token(request)
-            and not self.tokens.is_reusable(presented.token or "")
-        ):
+        if self.needs_token and not has_token:
             raise SessionRefusedError(
                 EndReason.CREDENTIALS.value, "Open the address that the server printed: it holds a token."
             )

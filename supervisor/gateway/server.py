@@ -13,7 +13,7 @@ import trio
 
 from supervisor.admission.origin import host_allowed, invalid_entries, origin_allowed
 from supervisor.admission.token import set_cookie
-from supervisor.errors import ConfigurationError
+from supervisor.errors import ConfigurationError, SupervisorError
 from supervisor.gateway.ably import AblySpeaker
 from supervisor.gateway.house import House
 from supervisor.gateway.http import HeadReader, HttpError, Request, response, upgrade_response
@@ -22,13 +22,14 @@ from supervisor.gateway.stream import linger, send_steadily
 from supervisor.gateway.tls import Tls
 from supervisor.gateway.v1 import V1Speaker
 from supervisor.gateway.viewer import Speaker, converse
-from supervisor.gateway.websocket import WebSocket
+from supervisor.gateway.websocket import ConnectionLostError, WebSocket
 from supervisor.observability.log import get_logger
 from supervisor.protocol.v1 import SUBPROTOCOL
 
 log = get_logger(__name__)
 
 BACKLOG = 512
+GONE = (ConnectionLostError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
 BUSY = response(HTTPStatus.SERVICE_UNAVAILABLE, b"Too many connections.\n", headers=[("Retry-After", "10")])
 BUSY_TIMEOUT = 2.0  # seconds for that, a TLS handshake included; such connections are not counted
 
@@ -127,7 +128,7 @@ class Gateway:
                 with trio.move_on_after(BUSY_TIMEOUT):
                     await stream.send_all(BUSY)
                     await linger(stream)
-        except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError) as gone:
+        except* (*GONE, SupervisorError) as gone:  # errors of a dialogue come here when it is cancelled, too
             log.debug("connection broke", error=repr(gone.exceptions[0]))
         except* Exception as error:
             log.error("connection failed", exc_info=error)
@@ -138,16 +139,17 @@ class Gateway:
         self._connections += 1
         try:
             if upgrade := await self._answer_requests(stream, address):
-                await self._converse(stream, *upgrade)
+                speaker, rest = upgrade
+                await converse(WebSocket(stream, rest, self.settings), speaker, self.house)
         finally:
             self._connections -= 1
             self._gone.unpark_all()
 
     async def _answer_requests(
         self, stream: trio.abc.Stream, address: str | None
-    ) -> tuple[Request, bytes] | None:
-        """Answer requests until one asks for a WebSocket; return that one, whose upgrade has been answered,
-        and what has been read beyond it. None when the connection is done.
+    ) -> tuple[Speaker, bytes] | None:
+        """Answer requests until one asks for a WebSocket and has got its answer; return the speaker that the
+        client asked for, and what has been read already. None when the connection is done.
         """
         timeout = self.settings.handshake_timeout
         reader = HeadReader(stream)
@@ -161,9 +163,9 @@ class Gateway:
                 if request is None:
                     return None
                 if request.is_websocket_upgrade:
-                    answer = self._upgrade(request, address)
+                    answer, speaker = self._upgrade(request, address)
                     await send_steadily(stream, answer, timeout)
-                    return request, bytes(reader.rest)
+                    return speaker, bytes(reader.rest)
                 answer, keep_alive = self._answer(request, address), request.keep_alive
             except HttpError as error:
                 answer = response(error.status, f"{error}\n".encode(), headers=error.headers)
@@ -221,8 +223,9 @@ class Gateway:
 
     # ------------------------------------------------------------------ WebSocket
 
-    def _upgrade(self, request: Request, address: str | None) -> bytes:
-        """Return the answer to a well-formed upgrade (RFC 6455, section 4.2.1) from a page that may ask.
+    def _upgrade(self, request: Request, address: str | None) -> tuple[bytes, Speaker]:
+        """Return the answer to a well-formed upgrade (RFC 6455, section 4.2.1) from a page that may ask, and
+        who speaks then.
 
         Raises:
             HttpError: it is something else.
@@ -240,13 +243,7 @@ class Gateway:
             raise HttpError(
                 HTTPStatus.FORBIDDEN, "Pages of that origin may not connect; see ALLOWED_ORIGINS."
             )
-        subprotocol = SUBPROTOCOL if _offers_v1(request) else None
-        return upgrade_response(request.header("sec-websocket-key") or "", subprotocol)
-
-    async def _converse(self, stream: trio.abc.Stream, request: Request, rest: bytes) -> None:
-        speaker: Speaker = (V1Speaker if _offers_v1(request) else AblySpeaker)(self.house, request)
-        await converse(WebSocket(stream, rest, self.settings), speaker, self.house)
-
-
-def _offers_v1(request: Request) -> bool:
-    return SUBPROTOCOL in request.elements("sec-websocket-protocol")
+        key, has_token = request.header("sec-websocket-key") or "", self.house.has_token(request)
+        if SUBPROTOCOL in request.elements("sec-websocket-protocol"):
+            return upgrade_response(key, SUBPROTOCOL), V1Speaker(self.house, has_token)
+        return upgrade_response(key, None), AblySpeaker(self.house, has_token)

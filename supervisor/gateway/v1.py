@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from supervisor.errors import PeerError
 from supervisor.gateway.history import CLEAR, read_history
 from supervisor.gateway.house import House, Presented
-from supervisor.gateway.http import Request
 from supervisor.gateway.viewer import OUTPUT_PIECE, Opening
 from supervisor.protocol import v1
 from supervisor.protocol.answers import is_automatic
@@ -32,9 +31,9 @@ NO_ISOLATION = "No isolation: this terminal is a plain process of the host. Use 
 class V1Speaker:
     """One connection's side of the protocol."""
 
-    def __init__(self, house: House, request: Request) -> None:
+    def __init__(self, house: House, has_token: bool) -> None:
         self._house = house
-        self._request = request
+        self._has_token = has_token
         self._auth = v1.Auth()
         self._size: Resize | None = None
 
@@ -50,7 +49,7 @@ class V1Speaker:
         presented = Presented(
             auth.config, auth.signature, auth.api_key, auth.access_token, auth.token, auth.environment
         )
-        identity = self._house.identify(presented, self._request)
+        identity = self._house.identify(presented, self._has_token)
         self._auth = v1.Auth(offset=auth.offset, role=auth.role)  # the rest is not needed any more
         self._size = auth.size
         size = auth.size or Resize(80, 24)

@@ -6,7 +6,6 @@ noticing. What is told to a viewer besides output (warnings, answers, the end) i
 """
 
 import math
-from collections import deque
 from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
@@ -97,7 +96,7 @@ class Attachment:
         self.role = role
         self.window = Window(window, offset)
         self.acknowledges = acknowledges
-        self._events: deque[Event] = deque()
+        self._events: list[Event] = []  # a deque costs 600 bytes although it is nearly always empty
         self._wake = trio.lowlevel.ParkingLot()
         self._end: Ended | None = None
         self._stalled_at: float | None = None
@@ -140,7 +139,7 @@ class Attachment:
 
     def tell(self, event: Event) -> None:
         """Queue the session's own news, in place of older news of the same matter."""
-        self._events = deque(queued for queued in self._events if _matter(queued) != _matter(event))
+        self._events = [queued for queued in self._events if _matter(queued) != _matter(event)]
         self._events.append(event)
         self.wake()
 
@@ -165,7 +164,7 @@ class Attachment:
         await trio.lowlevel.checkpoint()
         while True:
             if self._events:
-                return self._events.popleft()
+                return self._events.pop(0)
             if self._end is not None and self._end.status is None:
                 return self._end
             if event := self._next_output(max_bytes):

@@ -6,8 +6,6 @@ every viewer's backlog, so that a viewer costs no buffer of its own. Blocks are 
 an idle session costs next to nothing.
 """
 
-from collections import deque
-
 BLOCK = 16 * 1024  # bytes; small enough for an idle session, large enough that a full window is few objects
 
 
@@ -24,7 +22,7 @@ class Scrollback:
             raise ValueError("capacity must be at least 1 byte")
         self.capacity = capacity
         self.end = 0
-        self._blocks: deque[bytearray] = deque()
+        self._blocks: list[bytearray] = []
         self._first = (
             0  # number of the first block kept; block k holds the offsets k*BLOCK to (k+1)*BLOCK - 1
         )
@@ -49,7 +47,7 @@ class Scrollback:
             position += len(piece)
             self.end += len(piece)
             while self._first < self.start // BLOCK:
-                self._blocks.popleft()
+                del self._blocks[0]
                 self._first += 1
 
     def read(self, offset: int, max_bytes: int) -> bytes:
