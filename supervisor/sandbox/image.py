@@ -17,11 +17,13 @@ import trio
 
 from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError
+from supervisor.sandbox.identity import Identity
 from supervisor.settings import Settings
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NOT_FOUND = 404
 _MAX_PASSWD = 1 << 20
+_ROLE = "image-reader"
 _CALL_TIMEOUT = 30.0  # seconds; an engine that has just started is slow
 
 
@@ -55,13 +57,13 @@ class ImageFacts:
     shell: tuple[str, ...] = ()
 
 
-async def read_image(docker: Docker, settings: Settings, labels: Mapping[str, str]) -> ImageFacts:
+async def read_image(docker: Docker, settings: Settings, identity: Identity) -> ImageFacts:
     """Return the facts of the image in `settings`.
 
     Args:
         docker: the engine that has it.
         settings: `image`, `container_user`, `config_directory`.
-        labels: of the container that is made, never started and removed again in order to read the image's
+        identity: for the container that is made, never started and removed again in order to read the image's
             `/etc/passwd`.
 
     Raises:
@@ -80,7 +82,7 @@ async def read_image(docker: Docker, settings: Settings, labels: Mapping[str, st
             "the default image"
         ) from error
     config: dict[str, Any] = inspected.get("Config") or {}
-    passwd = await _read_passwd(docker, inspected["Id"], labels)
+    passwd = await _read_passwd(docker, inspected["Id"], identity)
     return facts_of(name, inspected["Id"], config, passwd, settings)
 
 
@@ -164,15 +166,15 @@ def find_user(wanted: str, passwd: str, default_home: str) -> tuple[str, int, in
     return user, uid, gid, home
 
 
-async def _read_passwd(docker: Docker, image_id: str, labels: Mapping[str, str]) -> str:
+async def _read_passwd(docker: Docker, image_id: str, identity: Identity) -> str:
     """Return the image's `/etc/passwd`, empty when it has none."""
     config = {
         "Image": image_id,
         "Entrypoint": ["/nothing"],
-        "Labels": dict(labels),
+        "Labels": identity.labels(_ROLE, _CALL_TIMEOUT),
         "HostConfig": {"NetworkMode": "none", "LogConfig": {"Type": "none"}},
     }
-    container = await docker.containers.create(config, timeout=_CALL_TIMEOUT)
+    container = await docker.containers.create(config, name=identity.new_name(_ROLE), timeout=_CALL_TIMEOUT)
     try:
         with await container.get_archive("/etc/passwd", timeout=_CALL_TIMEOUT) as archive:
             return _content(archive)

@@ -165,7 +165,7 @@ async def _verified(
         problems.append(str(error))
         programs = {}
     try:
-        image = await read_image(docker, settings, identity.labels("image-reader", 60))
+        image = await read_image(docker, settings, identity)
         if not (settings.command or image.command):
             problems.append(f"image {settings.image} has no command: set SESSION_COMMAND")
     except (ConfigurationError, DockerError) as error:

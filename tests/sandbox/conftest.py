@@ -1,5 +1,6 @@
 """Fixtures of the sandbox's tests: settings and providers of each kind."""
 
+import os
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 import trio
+from conftest import missing
 
 from supervisor.engine import DockerContainer
 from supervisor.sandbox.docker import DockerProvider
@@ -63,6 +65,13 @@ async def hardened(request: pytest.FixtureRequest) -> AsyncIterator[DockerProvid
     """Provider docker, on the lifeline, without a network."""
     async with open_docker_provider(docker_settings(request), verify=False) as docker:
         yield docker
+
+
+@pytest.fixture
+def root(request: pytest.FixtureRequest) -> None:
+    """Run as root."""
+    if os.geteuid() != 0:
+        missing(request, "needs root, which has rights to give up")
 
 
 @pytest.fixture
