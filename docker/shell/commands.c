@@ -88,8 +88,10 @@ const char *commands_from_file(const char *path) {
     /* Non-blocking, so that a FIFO of that name cannot keep the shell from starting. */
     int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (file < 0)
-        return errno == ENOENT || errno == ENOTDIR ? add(DEFAULT_COMMAND, strlen(DEFAULT_COMMAND)) : "cannot be read";
-    const char *problem = fstat(file, &status) == 0 && S_ISREG(status.st_mode) ? NULL : "is not a regular file";
+        return errno == ENOENT || errno == ENOTDIR ? add(DEFAULT_COMMAND, strlen(DEFAULT_COMMAND))
+                                                   : "cannot be read";
+    const char *problem =
+        fstat(file, &status) == 0 && S_ISREG(status.st_mode) ? NULL : "is not a regular file";
     while (problem == NULL && size < sizeof content) {
         ssize_t count = read(file, content + size, sizeof content - size);
         if (count < 0)
@@ -115,8 +117,8 @@ const char *command_name(size_t index) {
     /* Both lists are sorted: merge them. */
     size_t builtin = 0, name = 0, builtin_count = sizeof builtins / sizeof *builtins;
     for (;; index--) {
-        bool from_names = name < name_count &&
-                          (builtin == builtin_count || strcmp(names[name], builtins[builtin]) < 0);
+        bool from_names =
+            name < name_count && (builtin == builtin_count || strcmp(names[name], builtins[builtin]) < 0);
         if (!from_names && builtin == builtin_count)
             return NULL;
         const char *next = from_names ? names[name++] : builtins[builtin++];

@@ -13,8 +13,8 @@
 /* Allow the names in `list`, separated by commas. NULL, or what is wrong with it. */
 const char *commands_from_option(const char *list);
 
-/* Allow the names in the file: one a line, `#` begins a comment. Without a file, DEFAULT_COMMAND alone. NULL, or what is
- * wrong: a list that is not understood allows nothing, so the shell does not start with it. */
+/* Allow the names in the file: one a line, `#` begins a comment. Without a file, DEFAULT_COMMAND alone. NULL,
+ * or what is wrong: a list that is not understood allows nothing, so the shell does not start with it. */
 const char *commands_from_file(const char *path);
 
 /* The allowed names and the shell's own, in the order of the alphabet; NULL behind the last one. */

@@ -1,5 +1,6 @@
 #include "editor.h"
 
+#include "buffer.h"
 #include "commands.h"
 #include "history.h"
 #include "keys.h"
@@ -8,133 +9,44 @@
 
 #include <string.h>
 
-enum { PASTE_QUIET = 1000 }; /* milliseconds without a byte after which Ctrl-C is believed to come from the keyboard */
+/* Milliseconds without a byte after which Ctrl-C is believed to come from the keyboard. */
+enum { PASTE_QUIET = 1000 };
 
 #define CONTROL(letter) ((letter) & 31)
 
 static struct {
     const struct line *prompt;
-    struct line *line;
-    size_t cursor;
     size_t age;         /* of the history's line that is edited, plus 1; 0 is the draft */
     size_t paste_begin; /* where the paste that goes on began */
     bool pasting, quiet, searching;
-    bool cut;       /* characters did not fit: what is there is not what was typed, and must not be run */
-    bool draft_cut; /* the same of the draft */
+    bool draft_cut; /* the buffer's `cut` of the draft */
     bool dirty, bell;
 } editor;
 
-static struct line draft, killed, query, search_prompt;
+static struct buffer buffer;
+static struct line draft, query, search_prompt;
 
 static void set_cursor(size_t cursor) {
-    editor.cursor = cursor;
+    buffer.cursor = cursor;
     editor.dirty = true;
 }
 
+/* Note what a change of the buffer came to: the bell says that it was not possible, or not all of it. */
+static void changed(bool success) {
+    editor.dirty = true;
+    editor.bell = editor.bell || !success;
+}
+
 static void insert(uint32_t character) {
-    struct line *line = editor.line;
-    if (line->length == LINE_LIMIT) {
-        editor.bell = editor.cut = true;
-        return;
-    }
-    uint32_t *place = line->text + editor.cursor;
-    memmove(place + 1, place, (line->length - editor.cursor) * sizeof *place);
-    *place = character;
-    line->length++;
-    editor.cursor++;
-    bool shown = !editor.dirty && editor.cursor == line->length && screen_append(character);
-    editor.dirty = !shown;
-}
-
-static void erase(size_t from, size_t to) {
-    struct line *line = editor.line;
-    if (from == to) {
+    if (!buffer_insert(&buffer, character))
         editor.bell = true;
-        return;
-    }
-    memmove(line->text + from, line->text + to, (line->length - to) * sizeof *line->text);
-    line->length -= to - from;
-    editor.cut = editor.cut && line->length > 0;
-    set_cursor(from);
-}
-
-/* Erase, and keep it for Ctrl-Y. */
-static void cut_out(size_t from, size_t to) {
-    if (from < to) {
-        killed.length = to - from;
-        memcpy(killed.text, editor.line->text + from, killed.length * sizeof *killed.text);
-    }
-    erase(from, to);
+    else if (editor.dirty || buffer.cursor < buffer.line->length || !screen_append(character))
+        editor.dirty = true;
 }
 
 static void copy_line(struct line *to, const struct line *from) {
     to->length = from->length;
     memcpy(to->text, from->text, from->length * sizeof *from->text);
-}
-
-/* Characters without a column of their own (accents) belong to the one before them. */
-static size_t before(size_t index) {
-    while (index > 0 && columns_of(editor.line->text[--index]) == 0)
-        ;
-    return index;
-}
-
-static size_t after(size_t index) {
-    const struct line *line = editor.line;
-    if (index < line->length)
-        index++;
-    while (index < line->length && columns_of(line->text[index]) == 0)
-        index++;
-    return index;
-}
-
-static bool is_blank(uint32_t character) {
-    return character == ' ' || character == '\t' || character == '\n';
-}
-
-static bool is_word(uint32_t character) {
-    return character >= 0x80 || (character >= '0' && character <= '9') ||
-           ((character | 32) >= 'a' && (character | 32) <= 'z');
-}
-
-static size_t word_begin(size_t index) {
-    const uint32_t *text = editor.line->text;
-    while (index > 0 && !is_word(text[index - 1]))
-        index--;
-    while (index > 0 && is_word(text[index - 1]))
-        index--;
-    return index;
-}
-
-static size_t word_end(size_t index) {
-    const struct line *line = editor.line;
-    while (index < line->length && !is_word(line->text[index]))
-        index++;
-    while (index < line->length && is_word(line->text[index]))
-        index++;
-    return index;
-}
-
-static size_t argument_begin(size_t index) {
-    const uint32_t *text = editor.line->text;
-    while (index > 0 && is_blank(text[index - 1]))
-        index--;
-    while (index > 0 && !is_blank(text[index - 1]))
-        index--;
-    return index;
-}
-
-static void transpose(void) {
-    struct line *line = editor.line;
-    size_t right = editor.cursor == line->length && editor.cursor > 0 ? editor.cursor - 1 : editor.cursor;
-    if (right == 0 || line->length < 2) {
-        editor.bell = true;
-        return;
-    }
-    uint32_t character = line->text[right];
-    line->text[right] = line->text[right - 1];
-    line->text[right - 1] = character;
-    set_cursor(right + 1);
 }
 
 /* Edit the history's line of that age plus 1; 0 is the draft again. */
@@ -145,13 +57,13 @@ static void recall(size_t age) {
         return;
     }
     if (editor.age == 0) {
-        copy_line(&draft, editor.line);
-        editor.draft_cut = editor.cut;
+        copy_line(&draft, buffer.line);
+        editor.draft_cut = buffer.cut;
     }
-    copy_line(editor.line, recalled);
-    editor.cut = age == 0 && editor.draft_cut;
+    copy_line(buffer.line, recalled);
+    buffer.cut = age == 0 && editor.draft_cut;
     editor.age = age;
-    set_cursor(editor.line->length);
+    set_cursor(buffer.line->length);
 }
 
 static void recall_newer(void) {
@@ -182,7 +94,7 @@ static void search_from(size_t age) {
     editor.bell = query.length > 0;
 }
 
-/* True when the key was one for the search; any other ends it and has its usual meaning for the line that was found. */
+/* True when the key was one for the search; any other ends it, and has its usual meaning then. */
 static bool search_key(struct key key) {
     if (key.kind == KEY_NONE || key.kind == KEY_BAD)
         return true;
@@ -212,7 +124,7 @@ static bool search_key(struct key key) {
 
 static void show(void) {
     if (!editor.searching) {
-        screen_show(editor.prompt, editor.line, editor.cursor);
+        screen_show(editor.prompt, buffer.line, buffer.cursor);
         return;
     }
     line_from_utf8(&search_prompt, "search '");
@@ -220,27 +132,27 @@ static void show(void) {
         search_prompt.text[search_prompt.length++] = query.text[i];
     for (const char *tail = "': "; *tail != 0; tail++)
         search_prompt.text[search_prompt.length++] = (unsigned char)*tail;
-    screen_show(&search_prompt, editor.line, editor.cursor);
+    screen_show(&search_prompt, buffer.line, buffer.cursor);
 }
 
 /* Whether `name` begins with characters `from` to `to` of the line. */
 static bool begins_with(const char *name, size_t from, size_t to) {
     for (; from < to; from++, name++)
-        if ((unsigned char)*name != editor.line->text[from] || *name == 0)
+        if ((unsigned char)*name != buffer.line->text[from] || *name == 0)
             return false;
     return true;
 }
 
 /* Complete the command's name; nothing else is ever looked up. */
 static void complete(void) {
-    const struct line *line = editor.line;
+    const struct line *line = buffer.line;
     size_t begin = 0, matches = 0, common = 0;
     const char *first = NULL, *name;
-    while (begin < editor.cursor && line->text[begin] == ' ')
+    while (begin < buffer.cursor && line->text[begin] == ' ')
         begin++;
-    size_t typed = editor.cursor - begin;
+    size_t typed = buffer.cursor - begin;
     for (size_t i = 0; (name = command_name(i)) != NULL; i++) {
-        if (!begins_with(name, begin, editor.cursor))
+        if (!begins_with(name, begin, buffer.cursor))
             continue;
         size_t same = typed;
         while (first != NULL && same < common && name[same] == first[same])
@@ -249,20 +161,20 @@ static void complete(void) {
         first = first == NULL ? name : first;
         matches++;
     }
-    bool in_word = editor.cursor < line->length && !is_blank(line->text[editor.cursor]);
+    bool in_word = buffer.cursor < line->length && !is_blank(line->text[buffer.cursor]);
     if (matches == 0 || in_word) {
         editor.bell = true;
         return;
     }
     for (size_t i = typed; i < common; i++)
         insert((unsigned char)first[i]);
-    if (matches == 1 && editor.cursor == line->length)
+    if (matches == 1 && buffer.cursor == line->length)
         insert(' ');
     if (matches == 1 || typed < common)
         return;
     screen_end();
     for (size_t i = 0; (name = command_name(i)) != NULL; i++) {
-        if (begins_with(name, begin, editor.cursor)) {
+        if (begins_with(name, begin, buffer.cursor)) {
             put_text(name);
             put_text("  ");
         }
@@ -271,84 +183,69 @@ static void complete(void) {
     editor.dirty = true;
 }
 
+/* The keys that have a name of their own, for control characters and letters with Alt that mean the same. */
+static struct key named_key(struct key key) {
+    static const struct {
+        struct key key;
+        enum key_kind kind;
+    } names[] = {
+        {{KEY_CONTROL, CONTROL('A')}, KEY_HOME},   {{KEY_CONTROL, CONTROL('B')}, KEY_LEFT},
+        {{KEY_CONTROL, CONTROL('D')}, KEY_DELETE}, {{KEY_CONTROL, CONTROL('E')}, KEY_END},
+        {{KEY_CONTROL, CONTROL('F')}, KEY_RIGHT},  {{KEY_CONTROL, CONTROL('N')}, KEY_DOWN},
+        {{KEY_CONTROL, CONTROL('P')}, KEY_UP},     {{KEY_META, 'b'}, KEY_WORD_LEFT},
+        {{KEY_META, 'f'}, KEY_WORD_RIGHT},
+    };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (key.kind == names[i].key.kind && key.character == names[i].key.character)
+            return (struct key){names[i].kind, 0};
+    return key;
+}
+
 static void control_key(uint32_t character) {
-    size_t length = editor.line->length;
     switch (character) {
-    case CONTROL('A'):
-        set_cursor(0);
-        break;
-    case CONTROL('B'):
-        set_cursor(before(editor.cursor));
-        break;
-    case CONTROL('D'):
-        erase(editor.cursor, after(editor.cursor));
-        break;
-    case CONTROL('E'):
-        set_cursor(length);
-        break;
-    case CONTROL('F'):
-        set_cursor(after(editor.cursor));
-        break;
     case CONTROL('H'):
     case 127:
-        erase(before(editor.cursor), editor.cursor);
+        changed(buffer_erase(&buffer, buffer_before(&buffer, buffer.cursor), buffer.cursor));
         break;
     case CONTROL('I'):
         complete();
         break;
     case CONTROL('K'):
-        cut_out(editor.cursor, length);
+        changed(buffer_cut_out(&buffer, buffer.cursor, buffer.line->length));
         break;
     case CONTROL('L'):
         put_text("\033[H\033[2J");
         screen_begin();
         editor.dirty = true;
         break;
-    case CONTROL('N'):
-        recall_newer();
-        break;
-    case CONTROL('P'):
-        recall(editor.age + 1);
-        break;
     case CONTROL('R'):
         editor.searching = editor.dirty = true;
         query.length = 0;
         break;
     case CONTROL('T'):
-        transpose();
+        changed(buffer_transpose(&buffer));
         break;
     case CONTROL('U'):
-        cut_out(0, editor.cursor);
+        changed(buffer_cut_out(&buffer, 0, buffer.cursor));
         break;
     case CONTROL('W'):
-        cut_out(argument_begin(editor.cursor), editor.cursor);
+        changed(buffer_cut_out(&buffer, buffer_argument_begin(&buffer, buffer.cursor), buffer.cursor));
         break;
     case CONTROL('Y'):
-        for (size_t i = 0; i < killed.length; i++)
-            insert(killed.text[i]);
+        changed(buffer_yank(&buffer));
         break;
     }
 }
 
 static void meta_key(uint32_t character) {
-    switch (character) {
-    case 'b':
-        set_cursor(word_begin(editor.cursor));
-        break;
-    case 'd':
-        cut_out(editor.cursor, word_end(editor.cursor));
-        break;
-    case 'f':
-        set_cursor(word_end(editor.cursor));
-        break;
-    case '\b':
-    case 127:
-        cut_out(word_begin(editor.cursor), editor.cursor);
-        break;
-    }
+    if (character == 'd')
+        changed(buffer_cut_out(&buffer, buffer.cursor, buffer_word_end(&buffer, buffer.cursor)));
+    else if (character == '\b' || character == 127)
+        changed(buffer_cut_out(&buffer, buffer_word_begin(&buffer, buffer.cursor), buffer.cursor));
 }
 
 static void edit_key(struct key key) {
+    key = named_key(key);
     switch (key.kind) {
     case KEY_TEXT:
         insert(key.character);
@@ -366,29 +263,29 @@ static void edit_key(struct key key) {
         recall_newer();
         break;
     case KEY_LEFT:
-        set_cursor(before(editor.cursor));
+        set_cursor(buffer_before(&buffer, buffer.cursor));
         break;
     case KEY_RIGHT:
-        set_cursor(after(editor.cursor));
+        set_cursor(buffer_after(&buffer, buffer.cursor));
         break;
     case KEY_HOME:
         set_cursor(0);
         break;
     case KEY_END:
-        set_cursor(editor.line->length);
+        set_cursor(buffer.line->length);
         break;
     case KEY_DELETE:
-        erase(editor.cursor, after(editor.cursor));
+        changed(buffer_erase(&buffer, buffer.cursor, buffer_after(&buffer, buffer.cursor)));
         break;
     case KEY_WORD_LEFT:
-        set_cursor(word_begin(editor.cursor));
+        set_cursor(buffer_word_begin(&buffer, buffer.cursor));
         break;
     case KEY_WORD_RIGHT:
-        set_cursor(word_end(editor.cursor));
+        set_cursor(buffer_word_end(&buffer, buffer.cursor));
         break;
     case KEY_PASTE_BEGIN:
         editor.pasting = true;
-        editor.paste_begin = editor.cursor;
+        editor.paste_begin = buffer.cursor;
         break;
     case KEY_BAD:
         editor.bell = true;
@@ -399,8 +296,9 @@ static void edit_key(struct key key) {
     }
 }
 
-/* Pasted text is only ever text: line breaks and tabs are kept as characters, other control characters and all keys are
- * dropped. True: Ctrl-C after a while of silence, so that a paste whose end got lost does not lock the user out. */
+/* Pasted text is only ever text: line breaks and tabs are kept as characters, other control characters and
+ * all keys are dropped. True: Ctrl-C after a while of silence, so that a paste whose end got lost does not
+ * lock the user out. */
 static bool paste_key(struct key key) {
     bool line_break = key.kind == KEY_CONTROL && (key.character == '\n' || key.character == '\r');
     if (key.kind == KEY_TEXT)
@@ -414,18 +312,18 @@ static bool paste_key(struct key key) {
     if (key.kind != KEY_PASTE_END)
         return false;
     editor.pasting = false;
-    size_t end = editor.cursor;
-    while (end > editor.paste_begin && editor.line->text[end - 1] == '\n')
+    size_t end = buffer.cursor;
+    while (end > editor.paste_begin && buffer.line->text[end - 1] == '\n')
         end--;
-    if (end < editor.cursor)
-        erase(end, editor.cursor);
+    if (end < buffer.cursor)
+        changed(buffer_erase(&buffer, end, buffer.cursor));
     return false;
 }
 
 static enum edit_result finish(enum edit_result result, const char *mark) {
     editor.searching = false;
     if (editor.dirty || result == EDIT_CANCELLED)
-        screen_show(editor.prompt, editor.line, editor.line->length);
+        screen_show(editor.prompt, buffer.line, buffer.line->length);
     put_text(mark);
     screen_end();
     return result;
@@ -440,12 +338,12 @@ static bool handle(struct key key, enum edit_result *result) {
     else if (!interrupt && editor.searching && search_key(key))
         return false;
     else if (control && (key.character == '\n' || key.character == '\r')) {
-        if (editor.cut)
+        if (buffer.cut)
             *result = finish(EDIT_CANCELLED, "\nthe line is too long: nothing was run");
         else
             *result = finish(EDIT_LINE, "");
         return true;
-    } else if (control && key.character == CONTROL('D') && editor.line->length == 0) {
+    } else if (control && key.character == CONTROL('D') && buffer.line->length == 0) {
         *result = finish(EDIT_ENDED, "");
         return true;
     } else if (!interrupt)
@@ -460,8 +358,7 @@ enum edit_result edit_line(const struct line *prompt, struct line *line) {
     enum edit_result result;
     memset(&editor, 0, sizeof editor);
     editor.prompt = prompt;
-    editor.line = line;
-    editor.cursor = line->length;
+    buffer = (struct buffer){.line = line, .cursor = line->length};
     editor.dirty = true;
     screen_begin();
     for (;;) {

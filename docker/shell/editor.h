@@ -1,6 +1,6 @@
 /*
- * The line editor: Emacs keys as people know them from bash, without any key that runs, expands or inserts something that
- * the user has not typed. docs/restricted-shell.md lists them.
+ * The line editor: Emacs keys as people know them from bash, without any key that runs, expands or inserts
+ * something that the user has not typed. docs/restricted-shell.md lists them.
  */
 #ifndef EDITOR_H
 #define EDITOR_H

@@ -63,9 +63,9 @@ static bool passes(const char *entry) {
             return true;
     if (length > 5 && memcmp(entry, "ABLY_", 5) == 0)
         return true;
-    bool plain = is(entry, length, "TERM") || is(entry, length, "COLORTERM") || is(entry, length, "NO_COLOR") ||
-                 is(entry, length, "LANG") || is(entry, length, "LANGUAGE") ||
-                 (length > 3 && memcmp(entry, "LC_", 3) == 0);
+    bool plain = is(entry, length, "TERM") || is(entry, length, "COLORTERM") ||
+                 is(entry, length, "NO_COLOR") || is(entry, length, "LANG") ||
+                 is(entry, length, "LANGUAGE") || (length > 3 && memcmp(entry, "LC_", 3) == 0);
     return plain && plain_value(equals + 1);
 }
 
@@ -93,8 +93,9 @@ static bool passwd_field(const char *line, size_t index, char out[FIELD_LIMIT]) 
     return true;
 }
 
-/* Name and home of this process's user, by /etc/passwd; the image's defaults when it has no entry (then the user id is one
- * that was made up for this session). The C library's getpwuid would load code at run time, even into a static program. */
+/* Name and home of this process's user, by /etc/passwd; the image's defaults when it has no entry (then the
+ * user id is one that was made up for this session). The C library's getpwuid would load code at run time,
+ * even into a static program. */
 static void find_user(char name[FIELD_LIMIT], char home[FIELD_LIMIT]) {
     static char content[65536];
     char wanted[FIELD_LIMIT], id[FIELD_LIMIT];

@@ -1,7 +1,8 @@
 /*
- * The environment of the commands. It is made from scratch: PATH, HOME, USER, LOGNAME and SHELL are the shell's own, and of what the
- * shell was given only names on an allow list go on, bounded in number and length. So nothing that steers a loader or
- * an interpreter (LD_PRELOAD, NODE_OPTIONS, BASH_ENV, ...) reaches a command.
+ * The environment of the commands. It is made from scratch: PATH, HOME, USER, LOGNAME and SHELL are the
+ * shell's own, and of what the shell was given only names on an allow list go on, bounded in number and
+ * length. So nothing that steers a loader or an interpreter (LD_PRELOAD, NODE_OPTIONS, BASH_ENV, ...) reaches
+ * a command.
  */
 #ifndef ENVIRONMENT_H
 #define ENVIRONMENT_H

@@ -1,5 +1,5 @@
 /*
- * The lines that were entered, newest first. In memory only: there is no history file to read, to write or to leak.
+ * The lines that were entered, newest first. In memory only: there is no history file.
  */
 #ifndef HISTORY_H
 #define HISTORY_H

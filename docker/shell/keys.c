@@ -142,8 +142,9 @@ static struct key from_meta_character(struct key_parser *parser, unsigned char b
     return result == UTF8_BAD_BEFORE ? from_ground(parser, byte) : none;
 }
 
-/* Within a sequence: ESC begins another one, and any control character says that this one was cut short (no sequence has
- * one within). So Ctrl-C and Enter work, whatever came before them. True when `byte` was such a one. */
+/* Within a sequence: ESC begins another one, and any control character says that this one was cut short (no
+ * sequence has one within). So Ctrl-C and Enter work, whatever came before them. True when `byte` was such a
+ * one. */
 static bool cut_short(struct key_parser *parser, unsigned char byte, struct key *key) {
     if (parser->state == GROUND || parser->state == ESCAPE || parser->state == STRING_ESCAPE)
         return false;

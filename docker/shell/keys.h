@@ -1,7 +1,7 @@
 /*
- * From the terminal's bytes to keys. Whatever is not text, a control character or a known key is swallowed whole: escape
- * sequences (ECMA-48), strings such as OSC and DCS, a terminal's answers to questions that somebody asked it, mouse
- * reports, bytes that are not UTF-8. So none of it can end up in the line.
+ * From the terminal's bytes to keys. Whatever is not text, a control character or a known key is swallowed
+ * whole: escape sequences (ECMA-48), strings such as OSC and DCS, a terminal's answers to questions that
+ * somebody asked it, mouse reports, bytes that are not UTF-8. So none of it can end up in the line.
  */
 #ifndef KEYS_H
 #define KEYS_H

@@ -1,15 +1,17 @@
 /*
  * restricted-shell: the prompt that a visitor of the sandbox gets.
  *
- * It runs single commands of an allow list, with their arguments exactly as typed, and does nothing else: no operators, no
- * substitutions, no redirections, no expansion, no scripts, no start-up files, no jobs.
+ * It runs single commands of an allow list, with their arguments exactly as typed, and does nothing else: no
+ * operators, no substitutions, no redirections, no expansion, no scripts, no start-up files, no jobs.
  *
- * It is a convenience for users, NOT the security boundary. Whoever gets past it, or past one of the commands that it
- * runs, is still in the container, and that is what confines them. Nothing in the container may rely on this program.
+ * It is a convenience for users, NOT the security boundary. Whoever gets past it, or past one of the commands
+ * that it runs, is still in the container, and that is what confines them. Nothing in the container may rely
+ * on this program.
  *
  *     restricted-shell [--allow NAME,NAME...] [--keep NAME,NAME...]
  *
- * --allow: the commands; default: the names in /etc/terminal-supervisor/commands, or `ably` where that file is missing.
+ * --allow: the commands; default: the names in /etc/terminal-supervisor/commands, or `ably` where that file
+ * is missing.
  * --keep: further environment variables that the commands get to see.
  */
 #define _GNU_SOURCE
@@ -42,9 +44,11 @@ static int status; /* of the last command */
 /* Bracketed paste: the terminal marks what is pasted, so that it cannot run by itself. */
 static const char paste_on[] = "\033[?2004h", paste_off[] = "\033[?2004l";
 
-/* Whatever a command has left on: soft reset (colours, scroll region, hidden cursor, insert mode), wrapping, key modes, mouse
- * reports, the alternate screen. None of it moves the cursor, and none of it makes the terminal answer. */
-static const char after_command[] = "\033[!p\033[?7h\033[?1l\033>\033[?25h\033[?9;1000;1002;1003;1004;1005;1006;1015;1047l";
+/* Whatever a command has left on: soft reset (colours, scroll region, hidden cursor, insert mode), wrapping,
+ * key modes, mouse reports, the alternate screen. None of it moves the cursor, and none of it makes the
+ * terminal answer. */
+static const char after_command[] =
+    "\033[!p\033[?7h\033[?1l\033>\033[?25h\033[?9;1000;1002;1003;1004;1005;1006;1015;1047l";
 
 static _Noreturn void refuse_to_start(const char *what, const char *problem) {
     const char *parts[] = {"restricted-shell: ", what, ": ", problem, "\n"};
@@ -72,7 +76,8 @@ static void read_options(int count, char **arguments) {
         const char *option = arguments[i];
         bool allow = strcmp(option, "--allow") == 0, keep = strcmp(option, "--keep") == 0;
         if (!allow && !keep)
-            refuse_to_start(option, "the options are --allow NAME,NAME... and --keep NAME,NAME...; no scripts");
+            refuse_to_start(option,
+                            "the options are --allow NAME,NAME... and --keep NAME,NAME...; no scripts");
         if (i + 1 == count)
             refuse_to_start(option, "a list of names is missing");
         if (allow && allowed != NULL)
@@ -146,8 +151,8 @@ static void run_allowed(void) {
     put_text(paste_off);
     status = run_command(words.argv, environment);
     put_text(after_command);
-    /* Begin a new row when the output did not end with one: as many spaces as there are columns stay in the row only when
-     * they began at its start. */
+    /* Begin a new row when the output did not end with one: as many spaces as there are columns stay in the
+     * row only when they began at its start. */
     size_t columns, rows;
     terminal_size(&columns, &rows);
     for (size_t i = 0; i < columns; i++)
@@ -188,7 +193,7 @@ static void complain_of_line(enum split_result result) {
         complain(operator, ": this shell runs single commands only; quote it to pass it on as text");
 }
 
-/* Keep for the next prompt what stands behind the first command of pasted lines, and remember that command. */
+/* Keep for the next prompt what stands behind the first command of pasted lines; remember that command. */
 static void take_first_command(void) {
     size_t begin = words.consumed;
     while (begin < line.length && strchr(" \t\n", (int)line.text[begin]) != NULL && line.text[begin] < 0x80)

@@ -17,7 +17,8 @@ enum {
     REST_NAPS = 100   /* milliseconds for what a command left behind, between its hang-up and the prompt */
 };
 
-static volatile sig_atomic_t foreground; /* process group of the command, 0 at the prompt; a pid fits on Linux */
+/* Process group of the command, 0 at the prompt. A process id fits, on Linux. */
+static volatile sig_atomic_t foreground;
 
 static void on_hangup(int number) {
     if (foreground > 0) {
@@ -51,13 +52,15 @@ static void take_foreground(void) {
     sigset_t all, none;
     sigfillset(&all);
     sigemptyset(&none);
-    /* From here on a Ctrl-C is for this process: blocked signals wait, where those that are ignored would be lost. */
+    /* From here on a Ctrl-C is for this process: blocked signals wait, where those that are ignored would be
+     * lost. */
     sigprocmask(SIG_SETMASK, &all, NULL);
     setpgid(0, 0);
     tcsetpgrp(STDIN_FILENO, getpid());
     terminal_command_modes();
+    /* Refused for KILL, STOP and the C library's own: those are right already. */
     for (int number = 1; number <= SIGRTMAX; number++)
-        sigaction(number, &action, NULL); /* refused for KILL, STOP and the C library's own: those are right already */
+        sigaction(number, &action, NULL);
     sigprocmask(SIG_SETMASK, &none, NULL);
 }
 
@@ -112,8 +115,8 @@ static void end_stopped(pid_t child) {
     kill(child, SIGKILL);
 }
 
-/* Wait for the end of `child` and return its wait status. Others that end meanwhile are reaped too: where the shell is the
- * container's first process, orphans become its children. */
+/* Wait for the end of `child` and return its wait status. Others that end meanwhile are reaped too: where the
+ * shell is the container's first process, orphans become its children. */
 static int wait_for(pid_t child) {
     for (;;) {
         int status;
@@ -128,8 +131,8 @@ static int wait_for(pid_t child) {
     }
 }
 
-/* There are no background jobs: what is left of a command's group is hung up. A short wait for its end, because one that has
- * been waiting for input since it was in the foreground would get the next key. */
+/* There are no background jobs: what is left of a command's group is hung up. A short wait for its end,
+ * because one that has been waiting for input since it was in the foreground would get the next key. */
 static void hang_up_rest(pid_t group) {
     struct timespec nap = {0, 1000 * 1000};
     kill(-group, SIGHUP);
@@ -168,7 +171,8 @@ int run_command(char *const argv[], char *const environment[]) {
     sigaddset(&hangup, SIGHUP);
     put_flush();
 
-    sigprocmask(SIG_BLOCK, &hangup, &before); /* or a hang-up between fork and assignment would miss the command */
+    /* Or a hang-up between fork and assignment would miss the command. */
+    sigprocmask(SIG_BLOCK, &hangup, &before);
     pid_t child = fork();
     if (child == 0)
         become(argv, environment);
@@ -182,7 +186,7 @@ int run_command(char *const argv[], char *const environment[]) {
         put_text("\n");
         return 126;
     }
-    setpgid(child, child); /* the child does the same: whoever comes first; an error is that the other one was */
+    setpgid(child, child); /* as the child does itself; an error says that it was faster */
     int status = wait_for(child);
     foreground = 0;
     hang_up_rest(child);

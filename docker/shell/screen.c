@@ -2,7 +2,8 @@
 
 #include "terminal.h"
 
-/* Where a character goes. A column equal to the number of columns means: the row is full, the terminal will wrap. */
+/* Where a character goes. A column equal to the number of columns: the row is full, the terminal will wrap.
+ */
 struct place {
     size_t row, column;
 };
@@ -10,7 +11,7 @@ struct place {
 static struct {
     struct place cursor; /* the terminal's cursor; rows count from the first row shown */
     struct place end;    /* behind the last character shown */
-    size_t top;          /* first row of the text that is shown; more than 0 when the text is higher than the screen */
+    size_t top; /* first row of the text that is shown: 0 unless the text is higher than the screen */
     size_t columns;
     bool shown, damaged;
 } screen;
@@ -109,8 +110,9 @@ void screen_show(const struct line *prompt, const struct line *line, size_t curs
     if (at.column < columns) {
         put_text("\033[J");
     } else if (at.row + 1 < top + rows) {
-        /* Make the terminal wrap now. With a blank and not with a line feed, so that it knows that the rows belong together and
-         * leaves them alone when the window is resized; erasing at the start of the row would make xterm.js forget it. */
+        /* Make the terminal wrap now. With a blank and not with a line feed, so that it knows that the rows
+         * belong together and leaves them alone when the window is resized; erasing at the start of the row
+         * would make xterm.js forget it. */
         put_text(" \033[J\r");
         at = (struct place){at.row + 1, 0};
     }

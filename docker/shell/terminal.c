@@ -10,7 +10,8 @@
 #include <termios.h>
 #include <unistd.h>
 
-/* A program that goes on in the background may take the terminal's foreground away. It is taken back, but not for ever. */
+/* A program that goes on in the background may take the terminal's foreground away. It is taken back, but not
+ * for ever. */
 enum { RECLAIM_LIMIT = 32 };
 
 static struct termios at_start, for_commands, for_editing;
@@ -23,15 +24,15 @@ static void on_resize(int number) {
     (void)number; /* interrupting the wait is all that it is for */
 }
 
-/* Modes and keys of a terminal as everybody expects it, but that Ctrl-Z stops nobody: there are no jobs to continue. */
+/* Modes and keys as everybody expects them, but that Ctrl-Z stops nobody: there are no jobs to continue. */
 static struct termios ordinary_modes(struct termios modes) {
     static const struct {
         int index;
         cc_t character;
     } keys[] = {
-        {VINTR, 3},   {VQUIT, 28},  {VERASE, 127}, {VKILL, 21},   {VEOF, 4},   {VTIME, 0},
-        {VMIN, 1},    {VSTART, 17}, {VSTOP, 19},   {VSUSP, 0},    {VEOL, 0},   {VREPRINT, 18},
-        {VDISCARD, 15}, {VWERASE, 23}, {VLNEXT, 22}, {VEOL2, 0},
+        {VINTR, 3},     {VQUIT, 28},   {VERASE, 127}, {VKILL, 21}, {VEOF, 4}, {VTIME, 0},
+        {VMIN, 1},      {VSTART, 17},  {VSTOP, 19},   {VSUSP, 0},  {VEOL, 0}, {VREPRINT, 18},
+        {VDISCARD, 15}, {VWERASE, 23}, {VLNEXT, 22},  {VEOL2, 0},
     };
     modes.c_iflag = ICRNL | IXON | IUTF8;
     modes.c_oflag = OPOST | ONLCR;
@@ -56,7 +57,7 @@ const char *terminal_start(void) {
         return "does not tell its modes";
     for_commands = ordinary_modes(at_start);
     for_editing = for_commands;
-    /* Return stays a line feed, so that lines typed ahead are lines for the command that gets to read them. */
+    /* Return stays a line feed, so that lines typed ahead are lines for the command that reads them. */
     for_editing.c_iflag &= ~(tcflag_t)IXON;
     for_editing.c_lflag = 0;
 

@@ -1,6 +1,7 @@
 /*
- * The shell's terminal: its modes, its foreground process group, its size, bytes in and bytes out. While a line is edited
- * the terminal hands every key to the shell; while a command runs it is an ordinary terminal with the usual keys.
+ * The shell's terminal: its modes, its foreground process group, its size, bytes in and bytes out. While a
+ * line is edited the terminal hands every key to the shell; while a command runs it is an ordinary terminal
+ * with the usual keys.
  */
 #ifndef TERMINAL_H
 #define TERMINAL_H
@@ -22,8 +23,8 @@ void terminal_command_modes(void);
 /* The modes that the terminal had at the start. Safe in a signal handler. */
 void terminal_restore(void);
 
-/* Wait for one byte; for `milliseconds` at most (then TERMINAL_QUIET), or for ever when that is negative. Never takes more
- * than the one byte, so that what is typed ahead stays for the command that is about to run. */
+/* Wait for one byte; for `milliseconds` at most (then TERMINAL_QUIET), or for ever when that is negative.
+ * Never takes more than the one byte: what is typed ahead stays for the command that is about to run. */
 int terminal_byte(int milliseconds);
 
 /* Whether terminal_byte would return at once. */

@@ -1,6 +1,6 @@
 /*
- * Text as the shell keeps it: lines of Unicode code points, their way from and to UTF-8 (RFC 3629), and the columns
- * that they take on a screen.
+ * Text as the shell keeps it: lines of Unicode code points, their way from and to UTF-8 (RFC 3629), and the
+ * columns that they take on a screen.
  */
 #ifndef TEXT_H
 #define TEXT_H
@@ -16,7 +16,7 @@ struct line {
     uint32_t text[LINE_LIMIT];
 };
 
-/* A decoder that takes one byte at a time, and only the shortest form of each code point. All zero is its start. */
+/* A decoder that takes byte after byte, and only the shortest form of a code point. All zero is its start. */
 struct utf8 {
     uint32_t value, least;
     unsigned missing;

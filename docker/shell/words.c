@@ -30,7 +30,8 @@ static void end_word(struct splitter *splitter) {
     splitter->in_word = false;
 }
 
-/* Take what follows an opening quote up to the closing one. Within double quotes a backslash escapes `"` and itself. */
+/* Take what follows an opening quote up to the closing one. Within double quotes a backslash escapes `"` and
+ * itself. */
 static bool quoted(struct splitter *splitter, uint32_t quote) {
     const struct line *line = splitter->line;
     while (splitter->at < line->length) {
@@ -70,7 +71,7 @@ static enum split_result split(struct splitter *splitter) {
             begin_word(splitter);
             add(splitter, character);
         } else if (is_operator(character)) {
-            splitter->words->operator= character;
+            splitter->words->operator = character;
             return SPLIT_OPERATOR;
         } else {
             begin_word(splitter);

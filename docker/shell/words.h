@@ -1,6 +1,7 @@
 /*
- * From a line to the arguments of one command. Spaces (and pasted tabs) separate words, single and double quotes and the backslash keep
- * them together, and everything else is what it is: nothing is expanded or substituted, by nobody.
+ * From a line to the arguments of one command. Spaces (and pasted tabs) separate words, single and double
+ * quotes and the backslash keep them together, and everything else is what it is: nothing is expanded or
+ * substituted, by nobody.
  */
 #ifndef WORDS_H
 #define WORDS_H

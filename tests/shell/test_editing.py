@@ -1,6 +1,5 @@
 """Every key of the line editor, and every key that must not do anything."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -19,10 +18,8 @@ from .driver import (
     PROMPT,
     RIGHT,
     UP,
-    Shell,
     running,
 )
-from .screen import Screen, width
 
 # name: (keys, line that is then shown, column of the cursor behind the prompt)
 EDITS: dict[str, tuple[bytes, str, int]] = {
@@ -279,174 +276,9 @@ def test_ctrl_d_leaves_with_the_last_status(shell_binary: Path) -> None:
         assert shell.wait_for_exit() == 1
 
 
-def test_the_line_is_bounded(shell_binary: Path) -> None:
-    with running(shell_binary, "printf") as shell:
-        shell.press(b"printf " + b"a" * 4089)
-        shell.wait_for(lambda: shell.screen.lines()[-1] == "a" * ((len(PROMPT) + 4096) % 80))
-        assert shell.screen.bells == 0
-        shell.press(b"bcd")
-        shell.wait_for(lambda: shell.screen.bells > 0)
-        shell.press(ENTER)
-        shell.wait_for_text("the line is too long: nothing was run")
-        shell.wait_for_prompt()
-        assert not shell.children()
-        shell.enter(b"printf " + b"a" * 4089)
-        assert shell.output.count(b"a" * 4089) == 1
-
-
-def test_a_line_that_was_cut_is_not_run_after_an_excursion_into_history(shell_binary: Path) -> None:
-    with running(shell_binary, "printf") as shell:
-        shell.run("printf first")
-        shell.press(b"printf " + b"a" * 5000, UP, DOWN, ENTER)
-        shell.wait_for_text("the line is too long: nothing was run")
-        shell.press(b"printf " + b"a" * 5000, UP, ENTER)
-        shell.wait_for(lambda: shell.output.count(b"first\x1b") == 2, "the recalled line's output")
-
-
-@pytest.mark.parametrize("columns", [2, 3, 5, 7, 13, 20, 40, 80, 200])
-def test_long_lines_wrap(shell_binary: Path, columns: int) -> None:
-    """Typed with pauses, so that it is drawn in every length; the screen always shows it all."""
-    text = "abc日本語ñ😀e\u0301 xyz" * 2
-    with running(shell_binary, "printf", columns=max(columns, 13), rows=50) as shell:
-        shell.resize(columns, 50)
-        for character in text:
-            shell.press(character)
-            shell.read(0.002)
-        shell.press(LEFT)
-        shell.wait_for(lambda: joined(shell.screen) == PROMPT + text, "the line over several rows")
-        shell.press(HOME, b"<", b"\x05>")
-        shell.wait_for(lambda: joined(shell.screen) == PROMPT + "<" + text + ">", "the edited line")
-        shell.press(b"\x15")
-        shell.wait_for(lambda: joined(shell.screen) == PROMPT, "the erased line")
-
-
-def joined(screen: Screen) -> str:
-    """The rows as one line, without the column that is left over before a wide character."""
-    result = ""
-    for row, line in enumerate(screen.lines()):
-        following = screen.cells[row + 1][0] if row + 1 < screen.rows else " "
-        used = sum(width(character) for character in line)
-        left_over = 1 if width(following[0] if following else " ") == 2 and used < screen.columns else 0
-        last = row == len(screen.lines()) - 1
-        result += line if last else line + " " * (screen.columns - used - left_over)
-    return result if len(result) > len(PROMPT) else result.ljust(len(PROMPT))
-
-
-def test_a_line_higher_than_the_screen_is_shown_around_the_cursor(shell_binary: Path) -> None:
-    text = "".join(f"{number:05}" for number in range(100))
-    with running(shell_binary, "printf", columns=20, rows=5) as shell:
-        shell.press(text)
-        shell.wait_for(lambda: "".join(shell.screen.lines()).endswith("00099"))
-        shell.press(HOME)
-        shell.wait_for(
-            lambda: shell.screen.lines()[0] == PROMPT + text[:14] and shell.screen.cursor() == (0, 6)
-        )
-        shell.press(RIGHT * 250)
-        shell.wait_for(
-            lambda: "00049" in "".join(shell.screen.lines()) and shell.screen.cursor()[1] == (250 + 6) % 20
-        )
-        shell.press(END)
-        shell.wait_for(lambda: "".join(shell.screen.lines()).endswith("00099"))
-        assert len(shell.screen.lines()) <= 5
-
-
-@pytest.mark.parametrize(
-    ("columns", "rows"), [(40, 24), (120, 24), (20, 10), (80, 2), (7, 24), (1, 1), (1000, 1000)]
-)
-def test_resize_redraws(shell_binary: Path, columns: int, rows: int) -> None:
-    text = "printf " + "0123456789" * 9
-    with running(shell_binary, "printf", columns=80, rows=24) as shell:
-        shell.press(text, LEFT * 5)
-        shell.wait_for(lambda: joined(shell.screen) == PROMPT + text)
-        before = len(shell.output)
-        shell.resize(columns, rows)
-        shell.wait_for(lambda: len(shell.output) > before, "a new drawing")
-        if rows > 5:
-            shell.wait_for(lambda: joined(shell.screen) == PROMPT + text, "the line in the new size")
-        shell.resize(80, 24)
-        shell.press(b"X")
-        shell.wait_for(lambda: (PROMPT + text[:-5] + "X" + text[-5:])[-70:] in "".join(shell.screen.lines()))
-        shell.press(ENTER)
-        shell.wait_for_line("")
-        assert b"56789X56789"[-6:] in shell.output
-
-
-def test_resizes_while_a_command_runs(shell_binary: Path) -> None:
-    with running(shell_binary, "sh") as shell:
-        shell.press(b"sh -c 'echo ready; read x; stty size'", ENTER)
-        shell.wait_for_text("\nready")
-        shell.resize(61, 17)
-        shell.press(ENTER)
-        shell.wait_for_prompt()
-        assert "\n17 61" in shell.screen.text()
-
-
-def test_paste_waits_for_enter(shell_binary: Path) -> None:
-    with running(shell_binary, "printf") as shell:
-        shell.press(PASTE_BEGIN, b"printf OWNED\r", PASTE_END)
-        shell.wait_for_line("printf OWNED", 12)
-        shell.press(b"x")
-        shell.wait_for_line("printf OWNEDx", 13)
-        assert "\nOWNED" not in shell.screen.text()
-        shell.press(ENTER)
-        shell.wait_for_text("\nOWNEDx")
-
-
-def test_pasted_lines_are_entered_one_by_one(shell_binary: Path) -> None:
-    with running(shell_binary, "printf") as shell:
-        shell.press(PASTE_BEGIN, b"printf one\rprintf two\r\r  printf three\r", PASTE_END)
-        shell.wait_for_line("printf one↵printf two↵↵  printf three", 37)
-        shell.press(ENTER)
-        shell.wait_for_line("printf two↵↵  printf three", 26)
-        assert shell.screen.lines()[-2] == "one"
-        shell.press(ENTER)
-        shell.wait_for_line("printf three", 12)
-        assert shell.screen.lines()[-2] == "two"
-        shell.press(CTRL_C)
-        shell.wait_for_prompt()
-        shell.press(UP)
-        shell.wait_for_line("printf two")
-
-
-def test_pasted_line_breaks_stay_in_quoted_text(shell_binary: Path) -> None:
-    with running(shell_binary, "printf") as shell:
-        shell.press(PASTE_BEGIN, b"printf [%s] '{\r\t\"a\": 1\r}' \\\r  next", PASTE_END, ENTER)
-        shell.wait_for_text("next]")
-        assert b'[{\r\n\t"a": 1\r\n}][next]' in shell.output
-
-
-def test_pasted_control_bytes_are_harmless(shell_binary: Path) -> None:
-    controls = bytes(byte for byte in range(32) if byte not in b"\t\n\r\x1b") + b"\x7f"
-    with running(shell_binary, "printf") as shell:
-        shell.press(
-            b"abc", LEFT, PASTE_BEGIN, b"<" + controls + b"\x1b[A\x1b[H\x1bb\x1b[3~>", PASTE_END, b"X"
-        )
-        shell.wait_for_line("ab<>Xc", 5)
-
-
-def test_a_paste_without_end_does_not_lock_the_user_out(shell_binary: Path) -> None:
-    with running(shell_binary, "printf") as shell:
-        shell.press(PASTE_BEGIN, b"printf OWNED\r", CTRL_C, ENTER)
-        shell.wait_for_line("printf OWNED↵↵")
-        time.sleep(1.2)  # the shell's own clock: Ctrl-C counts again after a second of silence
-        shell.press(CTRL_C)
-        shell.wait_for_prompt()
-        assert shell.run("printf fine") == "fine"
-        assert "\nOWNED" not in shell.screen.text()
-
-
 def test_type_ahead_reaches_the_command(shell_binary: Path) -> None:
     """What is typed behind a line is the command's input, not the shell's."""
     with running(shell_binary, "sh") as shell:
         shell.press(b"sh -c 'read a; read b; echo \"got $a,$b\"'\rone\rtwo\r")
         shell.wait_for_text("got one,two")
         shell.wait_for_prompt()
-
-
-def test_start_in_the_middle_of_nothing(shell_binary: Path) -> None:
-    """A window without a size is taken for 80 by 24."""
-    with Shell(shell_binary, ["--allow", "printf"], columns=80, rows=24) as shell:
-        shell.wait_for_prompt()
-        shell._set_size(0, 0)
-        shell.press(b"a" * 100)
-        shell.wait_for(lambda: joined(shell.screen) == PROMPT + "a" * 100)
