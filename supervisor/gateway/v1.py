@@ -4,6 +4,8 @@ absolute offsets."""
 import math
 from collections.abc import Iterator
 
+import trio
+
 from supervisor.errors import PeerError
 from supervisor.gateway.history import CLEAR, read_history
 from supervisor.gateway.house import House, Presented
@@ -87,7 +89,7 @@ class V1Speaker:
             notice=None if isolated else NO_ISOLATION,
             idle_timeout=settings.idle_timeout,
             max_duration=settings.max_duration,
-            ends_in=session.duration_clock.remaining,
+            ends_in=session.duration_clock.deadline - trio.current_time(),
         )
         return attachment, _opening_frames(hello, history)
 

@@ -1,57 +1,48 @@
 """Timeouts that can be postponed, each with a warning first.
 
-A clock sleeps until the moment that matters instead of polling: moving its deadline costs an assignment,
-which is why every keystroke may do it.
+A countdown tells when it next has something to say, and is asked then; it sleeps nowhere. Postponing costs
+an assignment and wakes nobody, which is why every keystroke may do it. Times are seconds of any one clock,
+given by the caller.
 """
 
-from collections.abc import Callable
-
-import trio
+from typing import Literal
 
 
 class Countdown:
-    """Runs out `timeout` seconds after the last `restart`, and says so `warning` seconds before.
+    """Runs out `timeout` seconds after the last restart, and warns `warning` seconds before.
 
     Attributes:
-        deadline: Trio time at which it runs out.
-        warned: whether the warning has been given and not yet been taken back.
+        deadline: when it runs out.
+        warned: whether the warning has been given and holds.
     """
 
-    def __init__(self, timeout: float, warning: float) -> None:
+    def __init__(self, timeout: float, warning: float, now: float) -> None:
         self.timeout = timeout
         self.warning = min(warning, timeout / 2)  # a warning at the very start would say nothing
-        self.deadline = trio.current_time() + timeout
+        self.deadline = now + timeout
         self.warned = False
-        self._moved = trio.Event()
 
     def __repr__(self) -> str:
-        return f"<Countdown of {self.timeout:g} s, {self.remaining:.1f} s left>"
+        return f"<Countdown of {self.timeout:g} s{', warned' if self.warned else ''}>"
 
     @property
-    def remaining(self) -> float:
-        """Seconds left, never negative."""
-        return max(0.0, self.deadline - trio.current_time())
+    def due(self) -> float:
+        """When `check` has something to say next, unless there is a restart before; a restart only makes it
+        later.
+        """
+        return self.deadline if self.warned else self.deadline - self.warning
 
-    def restart(self) -> None:
-        """Begin again with the whole timeout."""
-        self.deadline = trio.current_time() + self.timeout
-        if self.warned:
-            self._moved.set()
+    def restart(self, now: float) -> bool:
+        """Begin again with the whole timeout; return whether that takes a warning back."""
+        self.deadline = now + self.timeout
+        was_warned, self.warned = self.warned, False
+        return was_warned
 
-    async def run(self, on_warning: Callable[[], None], on_cleared: Callable[[], None]) -> None:
-        """Return when the countdown has run out. Calls `on_warning` before, `on_cleared` when a restart came
-        in time."""
-        while True:
-            while (warn_at := self.deadline - self.warning) > trio.current_time():  # noqa: ASYNC110 - see below
-                await trio.sleep_until(warn_at)  # a restart may have moved it meanwhile
-            if self.warning > 0:
-                self.warned = True
-                self._moved = trio.Event()
-                on_warning()
-            with trio.move_on_at(self.deadline):
-                await self._moved.wait()
-            if self.deadline <= trio.current_time():
-                return
-            if self.warned:
-                self.warned = False
-                on_cleared()
+    def check(self, now: float) -> Literal["over", "warn"] | None:
+        """Return what is to be told at `now`: each thing once."""
+        if now >= self.deadline:
+            return "over"
+        if not self.warned and now >= self.deadline - self.warning:
+            self.warned = True
+            return "warn"
+        return None

@@ -8,6 +8,7 @@ Pacing: the program is held back by the *fastest* viewer, so that a slow one del
 watches, it runs freely into the scrollback.
 """
 
+import math
 import secrets
 from collections.abc import Callable
 from typing import cast
@@ -84,7 +85,6 @@ class Session:
         self._size = (request.cols, request.rows)
         self._size_changed = trio.Event()
         self._attachments: set[Attachment] = set()
-        self._attendance_changed = trio.Event()
         self._room = trio.lowlevel.ParkingLot()
         self._input = bytearray()
         self._input_arrived = trio.lowlevel.ParkingLot()
@@ -92,8 +92,10 @@ class Session:
         self._scope = trio.CancelScope()
         self._born = trio.current_time()
         self._last_key = self._born
-        self.idle_clock = Countdown(settings.idle_timeout, settings.timeout_warning)
-        self.duration_clock = Countdown(settings.max_duration, settings.timeout_warning)
+        self.idle_clock = Countdown(settings.idle_timeout, settings.timeout_warning, self._born)
+        self.duration_clock = Countdown(settings.max_duration, settings.timeout_warning, self._born)
+        self._abandoned_at = self._born + max(settings.resume_grace, FIRST_VIEWER_GRACE)
+        self._last_viewer_left = trio.lowlevel.ParkingLot()
 
     def __repr__(self) -> str:
         return (
@@ -180,9 +182,7 @@ class Session:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._pump_input, terminal)
             nursery.start_soon(self._apply_sizes, terminal)
-            for kind, clock in self._clocks().items():
-                nursery.start_soon(self._run_out, clock, kind)
-            nursery.start_soon(self._wait_for_viewers)
+            nursery.start_soon(self._watch_clocks)
             await self._pump_output(terminal)
             status = await terminal.wait_closed()
             nursery.cancel_scope.cancel()
@@ -225,7 +225,7 @@ class Session:
         self._attendance_has_changed()
         for kind, clock in self._clocks().items():
             if clock.warned:
-                attachment.tell(TimeoutWarning(kind, clock.remaining))
+                attachment.tell(TimeoutWarning(kind, clock.deadline - trio.current_time()))
         return attachment
 
     def detach(self, attachment: Attachment) -> None:
@@ -247,25 +247,16 @@ class Session:
         return Attendance(writers, len(self._attachments) - writers)
 
     def _attendance_has_changed(self) -> None:
-        self._attendance_changed.set()
-        self._attendance_changed = trio.Event()
+        if self._attachments:
+            self._abandoned_at = math.inf
+        else:
+            self._abandoned_at = trio.current_time() + self.settings.resume_grace
+            self._last_viewer_left.unpark_all()
         self._tell(self._attendance())
 
     def _tell(self, event: Event) -> None:
         for attachment in self._attachments:
             attachment.tell(event)
-
-    async def _wait_for_viewers(self) -> None:
-        wait = max(self.settings.resume_grace, FIRST_VIEWER_GRACE)
-        while True:
-            if not self._attachments:
-                with trio.move_on_after(wait) as grace:
-                    await self._attendance_changed.wait()
-                if grace.cancelled_caught:
-                    self.end(EndReason.ABANDONED)
-            else:
-                wait = self.settings.resume_grace
-                await self._attendance_changed.wait()
 
     # ------------------------------------------------------------------ input
 
@@ -283,7 +274,8 @@ class Session:
         """
         if is_activity:
             self._last_key = trio.current_time()
-            self.idle_clock.restart()
+            if self.idle_clock.restart(self._last_key):
+                self._tell(TimeoutWarningCleared("idle"))
         await trio.lowlevel.checkpoint()
         while self.input_is_full and self.ended is None:
             self.room_may_have_come()
@@ -335,15 +327,22 @@ class Session:
     def _clocks(self) -> dict[TimeoutKind, Countdown]:
         return {"idle": self.idle_clock, "maxDuration": self.duration_clock}
 
-    async def _run_out(self, clock: Countdown, kind: TimeoutKind) -> None:
-        def warn() -> None:
-            self._tell(TimeoutWarning(kind, clock.remaining))
-
-        def clear() -> None:
-            self._tell(TimeoutWarningCleared(kind))
-
-        await clock.run(warn, clear)
-        self.end(EndReason.IDLE if kind == "idle" else EndReason.MAX_DURATION)
+    async def _watch_clocks(self) -> None:
+        clocks = self._clocks()
+        while True:
+            with trio.move_on_at(min(self._abandoned_at, *(clock.due for clock in clocks.values()))):
+                await self._last_viewer_left.park()
+            now = trio.current_time()
+            if now >= self._abandoned_at:
+                self.end(EndReason.ABANDONED)
+            for kind, clock in clocks.items():
+                match clock.check(now):
+                    case "over":
+                        self.end(EndReason.IDLE if kind == "idle" else EndReason.MAX_DURATION)
+                    case "warn":
+                        self._tell(TimeoutWarning(kind, clock.deadline - now))
+                    case None:
+                        pass
 
 
 def _is_sandbox_fault(error: Exception) -> bool:

@@ -1,7 +1,6 @@
 """The session's small parts: scrollback, limiter, countdown."""
 
 import pytest
-import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -64,31 +63,42 @@ def test_bucket_refuses_nonsense(rate: float, burst: float) -> None:
         TokenBucket(rate, burst, 0)
 
 
-async def test_countdown_warns_once_and_takes_it_back(autojump_clock: trio.abc.Clock) -> None:
-    said: list[tuple[str, float]] = []
-    countdown = Countdown(100, 10)
+def test_countdown_warns_once_and_takes_it_back() -> None:
+    countdown = Countdown(100, 10, now=0)
+    assert (countdown.due, countdown.check(89)) == (90, None)
+    assert not countdown.restart(50)
+    assert countdown.check(90) is None
+    assert countdown.due == 140
+    assert [countdown.check(now) for now in (140, 141)] == ["warn", None]
+    assert countdown.due == 150
+    assert countdown.restart(145)
+    assert [countdown.check(now) for now in (150, 234, 235, 244, 245)] == [None, None, "warn", None, "over"]
 
-    async def restart_at(*times: float) -> None:
-        for time in times:
-            await trio.sleep_until(begin + time)
-            countdown.restart()
 
-    begin = trio.current_time()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(restart_at, 50, 145)
-        await countdown.run(
-            lambda: said.append(("warn", trio.current_time() - begin)),
-            lambda: said.append(("clear", trio.current_time() - begin)),
-        )
-    assert [(what, round(when)) for what, when in said] == [("warn", 140), ("clear", 145), ("warn", 235)]
-    assert round(trio.current_time() - begin) == 245
+@given(st.floats(1, 1e6), st.floats(0, 1e6), st.lists(st.floats(0, 1e6)))
+def test_a_restart_only_makes_a_countdown_s_next_word_later(
+    timeout: float, warning: float, steps: list[float]
+) -> None:
+    countdown, now, due = Countdown(timeout, warning, now=0), 0.0, 0.0
+    for step in steps:
+        now = min(now + step, countdown.due)  # it is asked when it is due
+        if countdown.check(now) == "over":
+            assert now >= countdown.deadline
+            return
+        assert countdown.due >= due
+        due = countdown.due
+        countdown.restart(now)
+        assert countdown.due >= due - 1e-6
+        due = countdown.due
 
 
 @pytest.mark.parametrize("warning", [0, 5, 1000])
-async def test_countdown_with_any_warning(autojump_clock: trio.abc.Clock, warning: float) -> None:
-    begin = trio.current_time()
-    countdown = Countdown(10, warning)
-    said: list[str] = []
-    await countdown.run(lambda: said.append("warn"), lambda: said.append("clear"))
-    assert trio.current_time() - begin == pytest.approx(10)
-    assert said == (["warn"] if warning else [])
+def test_countdown_with_any_warning(warning: float) -> None:
+    countdown = Countdown(10, warning, now=0)
+    said: list[str | None] = []
+    now = 0.0
+    while "over" not in said:
+        now = countdown.due
+        said.append(countdown.check(now))
+    assert now == 10
+    assert said == (["warn", "over"] if warning else ["over"])
