@@ -1,7 +1,8 @@
-"""Names that must not be forgotten: the registry alone, on virtual time, against an engine that misbehaves on command."""
+"""Names that must not be forgotten: the registry, on virtual time, against an engine that misbehaves."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 from typing import Any
 
 import attrs
@@ -133,7 +134,7 @@ async def test_an_engine_that_is_away_is_asked_again_with_growing_pauses(autojum
         assert not await registry.remove("a")
         await trio.sleep(300)
         deletes = [at for at, what, _ in engine.calls if what == "delete"]
-        pauses = [round(b - a, 1) for a, b in zip(deletes, deletes[1:], strict=False)]
+        pauses = [round(b - a, 1) for a, b in pairwise(deletes)]
         assert pauses[:7] == [0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0]
         assert set(pauses[7:]) == {30.0}
         assert registry.statistics().due == 1
