@@ -79,12 +79,23 @@ async def test_a_resize_reaches_the_program_as_a_signal(provider: SandboxProvide
         await read_until(terminal, b"ready")
         await terminal.resize(132, 50)
         await read_until(terminal, b"50 132\r\n")
-        for cols in range(40, 540):
-            await terminal.resize(cols, 20)
-        await read_until(terminal, b"20 539\r\n")
         for cols, rows in ((0, 24), (80, 0), (1001, 24), (80, -1)):
             with pytest.raises(ValueError, match="1 to 1000"):
                 await terminal.resize(cols, rows)
+
+
+async def test_of_many_sizes_the_last_one_counts(provider: SandboxProvider) -> None:
+    script = "stty -echo; echo ready; while read -r line; do stty size; done"
+    async with running(provider, *shell(script)) as terminal:
+        await read_until(terminal, b"ready\r\n")
+        begin = trio.current_time()
+        for cols in range(40, 540):
+            await terminal.resize(cols, 20)
+        assert trio.current_time() - begin < 2, "nobody has to wait for a resize"
+        size = b""
+        while size != b"20 539\r\n":
+            await terminal.send_all(b"\r")
+            size = await read_until(terminal, b"\n")
 
 
 async def test_bytes_arrive_as_they_are(provider: SandboxProvider) -> None:
@@ -242,7 +253,7 @@ async def test_nothing_survives_its_session(provider: SandboxProvider) -> None:
 
 
 async def test_a_closed_terminal_says_so(provider: SandboxProvider) -> None:
-    async with running(provider, "cat") as terminal:
+    async with running(provider, "cat", grace=1.0) as terminal:
         await terminal.aclose()
         calls: list[Callable[[], Awaitable[object]]] = [
             lambda: terminal.receive_some(),
