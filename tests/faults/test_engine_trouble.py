@@ -1,0 +1,47 @@
+"""The engine hangs, dies, or loses what it had: sessions that can go on go on, and nothing is left.
+
+Each scenario has an engine of its own, so that nobody else's is disturbed; see trouble.py.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import conftest
+import pytest
+
+from supervisor.provision.host import find_program
+
+TROUBLE = Path(__file__).with_name("trouble.py")
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    # Sockets have short names: pytest's own directories are too deep for them.
+    path = Path(tempfile.mkdtemp(prefix="ts-trouble-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.mark.engine
+@pytest.mark.netns
+@pytest.mark.parametrize("scenario", ["others_meddle", "the_engine_hangs", "the_engine_is_killed"])
+def test_trouble(
+    request: pytest.FixtureRequest, docker_host: str, workbench_image: str, directory: Path, scenario: str
+) -> None:
+    if os.geteuid() != 0 or not all(find_program(name) for name in ("dockerd", "ip", "iptables", "unshare")):
+        conftest.missing(request, "an engine of the tests' own takes root, dockerd, iproute2 and iptables")
+    result = subprocess.run(
+        ["unshare", "--net", sys.executable, str(TROUBLE), scenario, str(directory), docker_host],
+        env={**os.environ, "PYTHONPATH": str(TROUBLE.parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    print(f"\n{result.stdout}")
+    assert result.returncode == 0, result.stderr

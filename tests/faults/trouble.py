@@ -1,0 +1,253 @@
+"""Trouble with the engine, each kind with an engine of its own in a network namespace that the test made: run
+as a program.
+
+unshare --net python trouble.py SCENARIO DIRECTORY ENGINE
+
+ENGINE is where the workbench image is taken from. What was measured goes to standard output.
+"""
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+
+from faults.supervised import WORKBENCH, Supervised, supervised
+from faults.visitor import PROMPT, SessionOverError, Visitor, visit
+from supervisor.engine import Docker
+from supervisor.provision import daemon
+from supervisor.provision.daemon import EnginePaths
+from supervisor.provision.engine import answers, engine_in_use
+from supervisor.provision.processes import look_at
+from supervisor.provision.report import Report
+
+REPORT = Report(io.StringIO())
+NETWORK = "ably_cli_restricted"
+START_TIMEOUT = 5.0  # seconds that a sandbox gets to come up
+REFUSAL_LIMIT = 45.0  # seconds until a visitor is told that there is no sandbox, at the very worst
+
+
+@asynccontextmanager
+async def prompt(one: Supervised) -> AsyncIterator[Visitor]:
+    async with visit(one.url) as visitor:
+        await visitor.read_until(PROMPT)
+        yield visitor
+
+
+@asynccontextmanager
+async def prompt_in(one: Supervised) -> AsyncIterator[tuple[Visitor, str]]:
+    """A visitor at its prompt, and the id of its container."""
+    before = await one.containers()
+    async with prompt(one) as visitor:
+        [container] = await one.containers() - before
+        yield visitor, container
+
+
+async def refused(one: Supervised) -> float:
+    """Visit in vain; return the seconds until the refusal came."""
+    began = trio.current_time()
+    async with visit(one.url) as visitor:
+        over: SessionOverError | None = None
+        while over is None:
+            try:
+                assert PROMPT not in await visitor.read(), "not refused"
+            except SessionOverError as error:
+                over = error
+    assert [error["reason"] for error in visitor.errors] == ["unavailable"], (over, visitor.errors)
+    assert (over.code, over.reason) == (1013, "unavailable")
+    return trio.current_time() - began
+
+
+async def leave(visitor: Visitor) -> None:
+    await visitor.tell({"type": "leave"})
+    await visitor.read_to_end()
+
+
+async def until_gone(one: Supervised, container: str) -> float:
+    began = trio.current_time()
+    while container in await one.containers():
+        await trio.sleep(0.05)
+    return trio.current_time() - began
+
+
+async def others_meddle(paths: EnginePaths, directory: Path) -> None:
+    """Somebody removes and pauses containers, removes the image, and the network."""
+    async with (
+        Docker(paths.url) as docker,
+        supervised(paths.url, directory, WARM_POOL_SIZE="0") as one,
+        prompt(one) as bystander,
+    ):
+        async with prompt_in(one) as (visitor, container):
+            await docker.containers.container(container).delete(force=True)
+            over = await visitor.read_to_end()
+            assert (over.code, over.reason) == (4004, "ended"), over
+        await bystander.echo("after-removal")
+
+        async with prompt_in(one) as (visitor, container):
+            await docker.containers.container(container).pause()
+            await bystander.echo("while-paused")
+            began = trio.current_time()
+            await leave(visitor)
+            print(
+                f"a paused container: left after {trio.current_time() - began:.1f} s, "
+                f"gone {await until_gone(one, container):.1f} s later"
+            )
+        await bystander.echo("after-pause")
+
+        await leave(bystander)
+        while await one.containers():
+            await trio.sleep(0.05)
+        archive = directory / "image.tar"
+        await docker.images.delete(WORKBENCH, force=True)
+        print(f"without an image: refused after {await refused(one):.1f} s")
+        await load_image(docker, archive)
+        async with prompt(one) as visitor:
+            await leave(visitor)
+        while await one.containers():
+            await trio.sleep(0.05)
+
+        network = await docker.networks.get(NETWORK)
+        await network.delete()
+        print(f"without a network: refused after {await refused(one):.1f} s")
+        assert await one.containers() == set()
+        await stop(one)
+
+
+async def stop(one: Supervised) -> None:
+    began = trio.current_time()
+    one.process.send_signal(signal.SIGTERM)
+    assert await one.process.wait() == 0
+    print(f"SIGTERM: ended after {trio.current_time() - began:.1f} s")
+    await one.wait_gone(set())
+
+
+async def the_engine_hangs(paths: EnginePaths, directory: Path) -> None:
+    """The engine is stopped by SIGSTOP for a while, twice: the second time the supervisor dies meanwhile."""
+    pid = engine_pid(paths)
+    timeout = str(int(START_TIMEOUT * 1000))
+    async with (
+        supervised(paths.url, directory, WARM_POOL_SIZE="0", SANDBOX_START_TIMEOUT_MS=timeout) as one,
+        prompt_in(one) as (stays, _),
+    ):
+        async with prompt_in(one) as (leaves, container):
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                await stays.echo("while-stopped")
+                began = trio.current_time()
+                await leave(leaves)
+                print(f"engine stopped: a visitor left after {trio.current_time() - began:.1f} s")
+                with trio.fail_after(REFUSAL_LIMIT):
+                    seconds = await refused(one)
+                print(f"engine stopped: a new visitor was refused after {seconds:.1f} s")
+                await stays.echo("still-stopped")
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            await stays.echo("after")
+            print(f"engine back: the left container was gone after {await until_gone(one, container):.1f} s")
+        while len(await one.containers()) > 1:  # the refused visitor's may have been created after all
+            await trio.sleep(0.05)
+        await stays.echo("one-left")
+        async with prompt(one) as visitor:
+            await leave(visitor)
+        while len(await one.containers()) > 1:
+            await trio.sleep(0.05)
+        processes = await one.processes()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            one.kill()
+            await one.process.wait()
+            await trio.sleep(2)
+            assert one.guards(), "it waits for the engine"
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        _, gone = await one.wait_gone(processes)
+        print(f"killed while the engine was stopped: containers gone {gone:.1f} s after it was back")
+
+
+async def the_engine_is_killed(paths: EnginePaths, directory: Path) -> None:
+    """The engine is killed and started again; it was started with live-restore."""
+    pid = engine_pid(paths)
+    async with supervised(paths.url, directory, WARM_POOL_SIZE="1") as one, prompt(one) as stays:
+        os.kill(pid, signal.SIGKILL)
+        while look_at(pid):
+            await trio.sleep(0.01)
+        await stays.echo("engine-away")
+        async with prompt(one) as warm:
+            await warm.echo("from-the-pool")
+            await leave(warm)
+        print(f"engine away: a new visitor was refused after {await refused(one):.1f} s")
+        await stays.echo("still-away")
+        await daemon.launch(paths)
+        while not await answers(paths.url):
+            await trio.sleep(0.1)
+        async with Docker(paths.url) as docker:
+            version = (await docker.version())["Version"]
+        ended: SessionOverError | None = None
+        try:
+            with trio.move_on_after(5):
+                while True:
+                    await stays.echo("restarted")
+                    await trio.sleep(0.2)
+        except SessionOverError as over:
+            ended = over
+        survived = ended is None
+        assert survived or (ended and ended.reason == "ended"), ended
+        print(f"engine {version} back: the open session {'goes on' if survived else 'was ended by it'}")
+        async with prompt(one) as visitor:
+            await visitor.echo("new")
+            await leave(visitor)
+        if survived:
+            await leave(stays)
+        await stop(one)
+
+
+def engine_pid(paths: EnginePaths) -> int:
+    pid = daemon.running_pid(paths)
+    assert pid is not None
+    return pid
+
+
+async def load_image(docker: Docker, archive: Path) -> None:
+    async with await trio.open_file(archive, "rb") as stream:
+
+        async def pieces() -> AsyncIterator[bytes]:
+            while piece := await stream.read(1 << 20):
+                yield piece
+
+        await docker.images.import_image(pieces())
+
+
+async def save_image(url: str, archive: Path) -> None:
+    async with (
+        Docker(url) as docker,
+        docker.images.export_image(WORKBENCH) as content,
+        await trio.open_file(archive, "wb") as stream,
+    ):
+        async for piece in content.iter_chunked(1 << 20):
+            await stream.write(piece)
+
+
+async def main(scenario: str, directory: Path, url: str) -> None:
+    paths = EnginePaths(directory / "data", directory / "run", "ts-trouble0")
+    try:
+        with trio.fail_after(150):
+            await save_image(url, directory / "image.tar")
+            async with engine_in_use(paths.url, REPORT, paths=paths, keep=True):
+                async with Docker(paths.url) as docker:
+                    await load_image(docker, directory / "image.tar")
+                await globals()[scenario](paths, directory)
+    finally:
+        with trio.move_on_after(40, shield=True):
+            async with Docker(paths.url) as docker:
+                bridges = [f"br-{each['Id'][:12]}" for each in await docker.networks.list()]
+            await daemon.end(paths, bridges)
+
+
+if __name__ == "__main__":
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    trio.run(main, sys.argv[1], Path(sys.argv[2]), sys.argv[3])
