@@ -109,7 +109,10 @@ class Gateway:
             await self._gone.park()
 
     async def _accepted(self, stream: trio.SocketStream) -> None:
-        address = stream.socket.getsockname()[0]
+        try:
+            address: str = stream.socket.getsockname()[0]
+        except OSError:
+            return  # reset before it was accepted
         await self.serve(self.tls.wrap(stream) if self.tls else stream, address)
 
     async def serve(self, stream: trio.abc.Stream, address: str | None = None) -> None:
@@ -168,7 +171,10 @@ class Gateway:
                     return speaker, bytes(reader.rest)
                 answer, keep_alive = self._answer(request, address), request.keep_alive
             except HttpError as error:
-                answer = response(error.status, f"{error}\n".encode(), headers=error.headers)
+                head_only = request is not None and request.method == "HEAD"
+                answer = response(
+                    error.status, f"{error}\n".encode(), headers=error.headers, head_only=head_only
+                )
                 keep_alive = False
             await send_steadily(stream, answer, timeout)
             if not keep_alive:

@@ -230,6 +230,14 @@ async def test_a_pipelined_upgrade_and_frames(autojump_clock: Clock) -> None:
         assert (await V1Client(wire).auth())["type"] == "hello"
 
 
+async def test_no_answer_to_head_has_a_body(autojump_clock: Clock) -> None:
+    async with stage() as s:
+        for target, host in (("/nothing", HOST), ("/", "evil.example"), ("/", HOST), ("/health", HOST)):
+            code, headers, body = await ask(s, get(target, host=host, method="HEAD"), "HEAD")
+            assert body == b"", code
+            assert int(headers["content-length"]) > 10
+
+
 async def test_old_clients_are_let_go(autojump_clock: Clock) -> None:
     async with stage() as s:
         wire = s.connect()
