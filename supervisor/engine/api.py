@@ -9,10 +9,9 @@ What the engine makes of the request then is its own affair: it may have been ob
 import json
 import math
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
 from types import TracebackType
-from typing import Any, Self, cast, final
+from typing import Any, Literal, Self, cast, final
 
 import httpx
 import trio
@@ -42,18 +41,31 @@ _UPLOAD_BYTES = 1024 * 1024
 _JSON = (b"Content-Type", b"application/json")
 
 
-@contextmanager
-def deadline_in(seconds: float, what: str, deadline: float | None = None) -> Generator[None]:
+@final
+class deadline_in:  # noqa: N801 - used like a function
     """Bound the body to `seconds` (`math.inf` for no bound), counted from now, or ending at `deadline`.
 
     Raises:
         DockerTimeoutError: they passed.
     """
-    end = trio.current_time() + seconds if deadline is None else deadline
-    with trio.CancelScope(deadline=end) as scope:
-        yield
-    if scope.cancelled_caught:
-        raise DockerTimeoutError(f"{what}: no answer within {seconds:g} s")
+
+    def __init__(self, seconds: float, what: str, deadline: float | None = None) -> None:
+        self._seconds = seconds
+        self._what = what
+        self._scope = trio.CancelScope(
+            deadline=trio.current_time() + seconds if deadline is None else deadline
+        )
+
+    def __enter__(self) -> None:
+        self._scope.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Literal[False]:
+        self._scope.__exit__(kind, error, trace)
+        if self._scope.cancelled_caught:
+            raise DockerTimeoutError(f"{self._what}: no answer within {self._seconds:g} s") from None
+        return False
 
 
 @final
@@ -88,7 +100,6 @@ class Reply:
         """
         with deadline_in(self._seconds, self._what, self._deadline):
             return await self._piece()
-        raise AssertionError("unreachable")
 
     async def read(self, limit: int = MAX_REPLY) -> bytes:
         """Return the whole body, and close.
@@ -98,7 +109,6 @@ class Reply:
         """
         with deadline_in(self._seconds, self._what, self._deadline):
             return await self.read_now(limit)
-        raise AssertionError("unreachable")
 
     async def read_now(self, limit: int = MAX_REPLY) -> bytes:
         """Do as `read`, but without a deadline of its own: for who has set it already."""
@@ -233,7 +243,6 @@ class Api:
         with deadline_in(seconds, what):
             request = self._request(method, await self.target(path, params), body, content, headers)
             return await self._send(request, what, seconds)
-        raise AssertionError("unreachable")
 
     async def json(
         self,
@@ -272,7 +281,6 @@ class Api:
             reply = await self._send(request, what, seconds)
             await reply.read_now()
             return reply.status
-        raise AssertionError("unreachable")
 
     async def upgrade(
         self,
@@ -316,7 +324,6 @@ class Api:
             except BaseException:
                 connection.cut()
                 raise
-        raise AssertionError("unreachable")
 
     async def connect(self) -> Connection:
         """Return a new connection to the engine, which is the caller's to cut.

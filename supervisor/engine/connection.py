@@ -12,6 +12,7 @@ import select
 import socket
 import ssl
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from contextlib import suppress
 from typing import final
 
 import trio
@@ -38,9 +39,12 @@ class Connection:
         exchanges: how many requests it has carried.
     """
 
-    def __init__(self, stream: AnyStream, sock: trio.socket.SocketType) -> None:
+    def __init__(
+        self, stream: AnyStream, sock: trio.socket.SocketType, plain: socket.socket | None = None
+    ) -> None:
         self.stream = stream
         self._socket = sock
+        self._plain = plain  # the same socket as the standard library's, where nothing is between it and us
         self._parser = ResponseParser()
         self.last_used = -math.inf
         self.exchanges = 0
@@ -92,9 +96,9 @@ class Connection:
         head = request_head(method, target, headers)
         try:
             if isinstance(content, bytes):
-                await self.stream.send_all(head + content)
+                await self._send(head + content)
             else:
-                await self.stream.send_all(head)
+                await self._send(head)
                 async for piece in content:
                     if piece:
                         await self.stream.send_all(chunk(piece))
@@ -108,15 +112,37 @@ class Connection:
                 raise broken from None
         return await self._head(method)
 
+    async def _send(self, data: bytes) -> None:
+        """Send without giving way to other tasks if the socket takes it at once, as it nearly always does."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._plain is not None:
+            with suppress(OSError):  # full or broken: `send_all` waits, or says so
+                data = data[self._plain.send(data) :]
+        if data:
+            await self.stream.send_all(data)
+
+    async def _receive(self) -> None:
+        """Wait for bytes, or the end, and give them to the parser."""
+        if self._plain is None:
+            self._parser.receive(await self.stream.receive_some(RECEIVE_BYTES))
+            return
+        await trio.lowlevel.wait_readable(self._plain)
+        try:
+            self._parser.receive(self._plain.recv(RECEIVE_BYTES))
+        except BlockingIOError:
+            pass  # woken for nothing; the caller asks again
+        except OSError as error:
+            raise trio.BrokenResourceError(str(error)) from error
+
     async def _head(self, method: bytes) -> Head:
         while (head := self._parser.head(method)) is None:
-            self._parser.receive(await self.stream.receive_some(RECEIVE_BYTES))
+            await self._receive()
         return head
 
     async def receive(self) -> bytes:
         """Return a piece of the answer's body, b"" at its end. Raises as `exchange` does."""
         while (piece := self._parser.body()) is None:
-            self._parser.receive(await self.stream.receive_some(RECEIVE_BYTES))
+            await self._receive()
         return piece
 
     def trailing(self) -> bytes:
@@ -133,7 +159,8 @@ def unix_connector(path: str) -> Connector:
 
     async def connect() -> Connection:
         while True:
-            sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock = trio.socket.from_stdlib_socket(plain)
             try:
                 await sock.connect(path)
                 # A full accept queue makes connect(2) on a unix socket fail with EAGAIN, which Trio takes for
@@ -148,7 +175,7 @@ def unix_connector(path: str) -> Connector:
                 sock.close()
                 raise
             else:
-                return Connection(trio.SocketStream(sock), sock)
+                return Connection(trio.SocketStream(sock), sock, plain)
 
     return connect
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, cast
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, quote_plus
 
 
 @lru_cache(1024)
@@ -33,10 +33,17 @@ def encode_query(params: Mapping[str, Any] | None) -> str:
     left out.
     `bytes` are percent-encoded as they are, for the one parameter whose value is not text (detach keys).
     """
-    pairs: list[tuple[str, str | bytes]] = []
+    parts: list[str] = []
     for key, value in (params or {}).items():
-        pairs += [(key, _text(each)) for each in _several(value) if each is not None]
-    return urlencode(pairs)
+        # The same few filters are asked for again and again.
+        escape = _escaped_filters if key == "filters" else quote_plus
+        parts += [f"{key}={escape(_text(each))}" for each in _several(value) if each is not None]
+    return "&".join(parts)
+
+
+@lru_cache(256)
+def _escaped_filters(filters: str | bytes) -> str:
+    return quote_plus(filters)
 
 
 def _several(value: Any) -> Iterable[Any]:

@@ -19,7 +19,7 @@ import trio
 
 from supervisor.engine.connection import Connection, Connector
 
-MAX_IDLE = 8
+MAX_IDLE = 16
 """Connections kept for the next requests; more are cut when their request ends."""
 IDLE_SECONDS = 30.0
 """A connection that rested longer is not used again."""

@@ -19,8 +19,9 @@ MAX_CHUNK_LINE = 256
 Headers = list[tuple[bytes, bytes]]
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([\t \x21-\x7e\x80-\xff]*))?")
+# Name, colon, value without the blanks around it, and the end of the line.
 _FIELD = re.compile(
-    rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t ]*((?:[\x21-\x7e\x80-\xff\t ]*[\x21-\x7e\x80-\xff])?)[\t ]*"
+    rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t ]*((?:[\x21-\x7e\x80-\xff\t ]*[\x21-\x7e\x80-\xff])?)[\t ]*\r\n"
 )
 _DIGITS = re.compile(rb"[0-9]{1,18}")
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})[\t ]*(?:;[^\r\n\0]*)?")
@@ -43,14 +44,20 @@ def request_head(method: bytes, target: bytes, headers: Iterable[tuple[bytes, by
     Raises:
         ValueError: a byte in it would end a line or a word early.
     """
-    lines = [b"%s %s HTTP/1.1\r\n" % (method, target)]
-    lines += [b"%s: %s\r\n" % field for field in headers]
-    if any(b" " in word or not word.isascii() for word in (method, target)) or any(
-        line.count(b"\r") != 1 or line.count(b"\n") != 1 or b"\0" in line for line in lines
+    lines = [b"%b %b HTTP/1.1" % (method, target)]
+    lines += [b"%b: %b" % field for field in headers]
+    head = b"\r\n".join(lines)
+    ends = len(lines) - 1
+    if (
+        b" " in target
+        or not target.isascii()
+        or head.count(b"\r") != ends
+        or head.count(b"\n") != ends
+        or b"\0" in head
     ):
-        raise ValueError(f"not a request that can be sent: {lines!r}")
-    lines.append(b"\r\n")
-    return b"".join(lines)
+        # Without the fields: there may be credentials in them.
+        raise ValueError(f"not a request that can be sent: {method!r} {target!r}")
+    return head + b"\r\n\r\n"
 
 
 def chunk(data: bytes) -> bytes:
@@ -144,12 +151,12 @@ class ResponseParser:
             if self._eof:
                 raise ValueError("the connection ended where an answer should be")
             return None
-        block = bytes(self._buffer[:end])
+        block = bytes(self._buffer[: end + 2])
         del self._buffer[: end + 4]
         return block
 
     def _parse_head(self, block: bytes, method: bytes) -> Head:
-        first, *rest = block.split(b"\r\n")
+        first, _, rest = block.partition(b"\r\n")
         line = _STATUS_LINE.fullmatch(first)
         if line is None:
             raise ValueError(f"not a status line: {first[:80]!r}")
@@ -216,7 +223,7 @@ class ResponseParser:
         if line == b"":
             self._state = "done"
         else:
-            _fields([line])
+            _fields(line + b"\r\n")
         return True
 
     def _piece(self) -> bytes | None:
@@ -252,11 +259,15 @@ class ResponseParser:
         self._state = "chunk-line"
 
 
-def _fields(lines: list[bytes]) -> Headers:
+def _fields(block: bytes) -> Headers:
+    """Return the header fields of `block`, in which each line has its end."""
     fields: Headers = []
-    for line in lines:
-        field = _FIELD.fullmatch(line)
-        if field is None:
-            raise ValueError(f"not a header field: {line[:80]!r}")
+    end = 0
+    for field in _FIELD.finditer(block):
+        if field.start() != end:
+            break
+        end = field.end()
         fields.append((field[1].lower(), field[2]))
+    if end != len(block):
+        raise ValueError(f"not a header field: {block[end : end + 80]!r}")
     return fields
