@@ -1,0 +1,110 @@
+"""A thousand sessions through one supervisor: what each took is given back."""
+
+import gc
+import os
+import resource
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import trio
+import trio.testing
+
+from faults.supervised import TOKEN
+from faults.visitor import SessionOverError, visit
+from supervisor.sandbox.terminal import LeaseRequest, Terminal
+from supervisor.serve import running
+from supervisor.settings import Settings
+from supervisor.testing.memory import MemoryProvider, MemoryTerminal
+
+SESSIONS = int(os.environ.get("CHURN_SESSIONS", "1000"))
+AT_ONCE = 20
+WARM_UP = 100  # sessions before anything is counted: caches fill, modules are imported
+ALLOWED_GROWTH = 2 << 20  # bytes, for the allocator's whims; 2 KB a session would show
+
+
+class _Forgetful(MemoryProvider):
+    """Programs that greet and wait, or end at once; forgotten when they are gone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._count = 0
+
+    @asynccontextmanager
+    async def _lease(self, request: LeaseRequest) -> AsyncIterator[Terminal]:
+        async with super()._lease(request) as terminal, trio.open_nursery() as nursery:
+            nursery.start_soon(self._play, self.terminals.pop())
+            yield terminal
+            nursery.cancel_scope.cancel()
+
+    async def _play(self, terminal: MemoryTerminal) -> None:
+        self._count += 1
+        ends = self._count % 3 == 0
+        await terminal.print(b"$ " + b"x" * 2000)
+        if ends:
+            terminal.exit(0)
+
+
+def _resident() -> int:
+    gc.collect()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def _descriptors() -> int:
+    gc.collect()
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_a_thousand_sessions_leave_nothing() -> None:
+    provider = _Forgetful()
+    settings = Settings(port=0, access_token=TOKEN, resume_grace=0.05, max_sessions=2 * AT_ONCE)
+    ends: set[str | None] = set()
+
+    async def one(url: str, number: int) -> None:
+        try:
+            async with visit(url) as visitor:
+                await visitor.read_until(b"$ ")
+                if number % 3 == 1:
+                    return  # cut off: the session goes when its grace is over
+                if number % 3 == 2:
+                    await visitor.type(b"hello")
+                await visitor.tell({"type": "leave"})
+                await visitor.read_to_end()
+        except SessionOverError as over:
+            ends.add(over.reason)
+
+    async def churn(url: str, count: int) -> None:
+        numbers = iter(range(count))
+
+        async def again_and_again() -> None:
+            for number in numbers:
+                await one(url, number)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(AT_ONCE):
+                nursery.start_soon(again_and_again)
+
+    async def settle() -> None:
+        while len(supervisor.registry) or supervisor.gateway._connections:
+            await trio.sleep(0.01)
+        await trio.testing.wait_all_tasks_blocked(0.02)
+
+    with trio.fail_after(120):
+        async with running(settings, provider) as supervisor:
+            url = supervisor.gateway.url.replace("http", "ws", 1) + "ws"
+            await churn(url, WARM_UP)
+            await settle()
+            tasks = trio.lowlevel.current_statistics().tasks_living
+            descriptors, resident = _descriptors(), _resident()
+            began = trio.current_time()
+            await churn(url, SESSIONS)
+            seconds = trio.current_time() - began
+            await settle()
+            grown = _resident() - resident
+            assert trio.lowlevel.current_statistics().tasks_living == tasks
+            assert _descriptors() == descriptors
+            assert provider.leased == 0
+    assert ends <= {"user-exit"}
+    print(f"\n{SESSIONS} sessions in {seconds:.1f} s; memory grew by {grown / 1024:.0f} KB")
+    assert grown < ALLOWED_GROWTH, f"{grown} bytes"
