@@ -163,6 +163,11 @@ BUILTINS = {
     "complete command": Attack("complete -C 'touch @C' printf\rprintf x\t"),
     "fc": Attack("printf x\rfc -e 'touch @C' -1\r"),
     "set verbose": Attack("set -x\rprintf OWN''ED\r", output=r"\+ printf"),
+    "keys pushed back by a command": Attack(
+        "python3 -c 'import fcntl; [fcntl.ioctl(0, 0x5412, bytes([b])) for b in b\"touch @C\\n\"]'\r",
+        bash=False,
+        allow="python3",
+    ),
     "jobs": Attack("sh -c 'kill -STOP $$; touch @C'\rfg\r", allow="sh"),
 }
 
