@@ -8,9 +8,9 @@ frames.
 
 What is different from the lifeline, all of it the engine's doing: a signal that ended the command shows as
 exit status 128 plus its number; the engine buffers about 1 MB of output; it cannot kill, inspect or remove a
-container whose output nobody reads, so the stream is always closed first. And nothing tells the gate that the
-supervisor has died: then the container lives until its own lifetime is over, or until somebody removes it by
-its labels.
+container whose output nobody reads, so the stream is always closed first. And nothing tells the gate
+that the supervisor has died: the guard process removes the container then; without a guard it lives until its
+lifetime is over.
 """
 
 import json
@@ -21,7 +21,7 @@ from typing import Final, final
 import trio
 
 from supervisor.engine import DockerContainer, DockerError, Stream
-from supervisor.engine.api import Reply
+from supervisor.engine.reply import Reply
 from supervisor.errors import SandboxError
 from supervisor.observability.log import get_logger
 from supervisor.sandbox import gate_frames

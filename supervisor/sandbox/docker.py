@@ -7,7 +7,7 @@ its gate sees it), make sure of it with kill and remove, each under a deadline o
 only when the engine says that there is no such container.
 
 What ends a container when the supervisor cannot any more: on transport `lifeline` the kernel, at once; on
-transport `attach` the gate's lifetime.
+transport `attach` the guard process, or the gate's lifetime.
 """
 
 import math
