@@ -1,16 +1,14 @@
-"""Transport `attach`: the terminal's bytes travel through the engine. For engines that a descriptor cannot
-cross from.
+"""Transport `attach`: the terminal's bytes travel through the engine, where a descriptor cannot cross.
 
 The container has a terminal of its own, made by the engine, and the gate (`gate --attach`) takes its one
-order over it before the
-command gets it: so no credential shows in what the engine knows of the container. docs/gate.md has the
-frames.
+order over it before the command gets it: so no credential shows in what the engine knows of the container.
+docs/gate.md has the frames.
 
 What is different from the lifeline, all of it the engine's doing: a signal that ended the command shows as
 exit status 128 plus its number; the engine buffers about 1 MB of output; it cannot kill, inspect or remove a
-container whose output nobody reads, so the stream is always closed first. And nothing tells the gate
-that the supervisor has died: the guard process removes the container then; without a guard it lives until its
-lifetime is over.
+container whose output nobody reads, so the stream is always closed first. And nothing tells the gate that the
+supervisor has died: the guard process removes the container then; without a guard it lives until its lifetime
+is over.
 """
 
 import json

@@ -33,14 +33,9 @@ _log = get_logger("sandbox")
 LIFELINE: Final = f"{PROGRAMS}/lifeline"
 """Where a lifeline socket's directory is mounted. Not below a tmpfs, which belongs to the session's user."""
 STARTS_AT_ONCE: Final = 4
-"""Containers that are being started at the same time. Engines serialise the larger part; more only makes all
-of them slow."""
+"""Containers that are started at the same time. Engines serialise the larger part: more makes all slow."""
 CONNECT_TIMEOUT: Final = 10.0
-"""Seconds for a gate to connect after the engine said that it had started it. It takes about a
-millisecond.
-"""
-
-
+"""Seconds for a gate to connect once the engine has started it. It takes about a millisecond."""
 IDLE_TIME: Final = 60.0
 """Seconds that a gate waits for its claim, which a lease makes as soon as it is ready."""
 
@@ -76,9 +71,7 @@ class Sandbox:
 
 @attrs.frozen
 class _Plan:
-    """What a container is for, the seconds that its gate waits, and the seconds after which nobody needs
-    it.
-    """
+    """What a container is for, how long its gate waits, and after how many seconds nobody needs it."""
 
     role: str
     idle: int
@@ -124,9 +117,7 @@ class DockerProvider:
             yield terminal
 
     def complete(self, request: LeaseRequest) -> LeaseRequest:
-        """Return `request` with what it leaves open: the command, and variables that every program relies
-        on.
-        """
+        """Return `request` with what it leaves open: the command, and variables that every program needs."""
         image = self.containers.policy.image
         return attrs.evolve(
             request,

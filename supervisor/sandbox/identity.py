@@ -1,5 +1,4 @@
-"""Whose a container is: the labels that every object of ours carries at the engine, and the names that they
-get.
+"""Whose a container is: the labels that all objects of ours carry at the engine, and the names that they get.
 
 One engine may serve several supervisors, of this host and of others, one after another and at the same time.
 The labels tell them apart, so that each removes what is its own and never touches what is another's. Labels

@@ -1,10 +1,9 @@
 """What the supervisor knows of the image that session containers are made of.
 
 An image is input: its author decided what it declares. What it says about the user, the entry point, the
-environment and volumes
-never reaches a container unseen: the facts are read once at start and decide (or refuse); the policy then
-names everything itself. The image is pinned by its id, so one that is built anew under the same name is used
-from the next start on.
+environment and volumes never reaches a container unseen: the facts are read once at start and decide (or
+refuse); the policy then names everything itself. The image is pinned by its id, so one that is built anew
+under the same name is used from the next start on.
 """
 
 import posixpath
@@ -127,8 +126,7 @@ def facts_of(
 
 
 def find_user(wanted: str, passwd: str, default_home: str) -> tuple[str, int, int, str]:
-    """Return name, uid, gid and home of `wanted`: a name or a number, optionally with `:` and the number of a
-    group.
+    """Return name, uid, gid and home of `wanted`: a name or a number, perhaps with `:` and a group's number.
 
     A number needs no entry in `passwd` (though some programs fail without one); its name is then the number
     itself, its group the same number and its home `default_home`.

@@ -27,8 +27,7 @@ _REACHED = {_TCP: "TCP", _UDP: "UDP"}
 
 
 async def prove_isolation(containers: HardenedContainers) -> None:
-    """Start two containers on the policy's network and have them try to reach each other. Takes about two
-    seconds.
+    """Start two containers on the policy's network and have them try to reach each other. Takes two seconds.
 
     Raises:
         ConfigurationError: they can, or nothing was proved; the text says what to look at.

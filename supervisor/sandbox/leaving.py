@@ -52,8 +52,7 @@ async def claimed(gate: Gate, request: LeaseRequest) -> AsyncGenerator[SandboxTe
 
 
 async def hang_up(terminal: SandboxTerminal, grace: float) -> None:
-    """Have the command hung up (SIGHUP) and give it `grace` seconds to go, also when the caller is being
-    cancelled.
+    """Have the command hung up (SIGHUP) and give it `grace` seconds to go, also when being cancelled.
 
     Returns at once when the command has ended, when the terminal is closed already, or when `grace` is 0.
     """

@@ -3,11 +3,10 @@ supervisor itself.
 
 Where the supervisor is root the session's programs run as another user, without the means to become root
 again; they see this host's files, processes and network, and all local sessions share that user. A keeper
-process (`local_keeper`) stands in
-for the gate: it ends with the lifeline, and its session's processes with it, also those that made process
-groups and sessions of their own or were orphaned. What can escape: where the supervisor is not root, a
-program that kills its keeper (it has the same user); everywhere, whatever it gets some other service of this
-host to start (cron, at, systemd --user).
+process (`local_keeper`) stands in for the gate: it ends with the lifeline, and its session's processes with
+it, also those that made process groups and sessions of their own or were orphaned. What can escape: where the
+supervisor is not root, a program that kills its keeper (it has the same user); everywhere, whatever it gets
+some other service of this host to start (cron, at, systemd --user).
 """
 
 import json
