@@ -29,10 +29,12 @@ class Address:
     Attributes:
         url: as it is shown in messages.
         connector: makes connections to it.
+        host: what requests say in their Host field.
     """
 
     url: str
     connector: Connector = attrs.field(repr=False, eq=False)
+    host: str = "docker"
 
 
 def default_sockets(environment: Mapping[str, str]) -> list[Path]:
@@ -119,7 +121,7 @@ def parse(url: str, tls: ssl.SSLContext | None, environment: Mapping[str, str]) 
     if tls is None and (scheme == "https" or environment.get("DOCKER_TLS_VERIFY", "") not in ("", "0")):
         tls = _environment_tls(environment)
     port = parts.port or (TLS_PORT if tls else PLAIN_PORT)
-    return Address(url, tcp_connector(parts.hostname, port, tls))
+    return Address(url, tcp_connector(parts.hostname, port, tls), parts.netloc)
 
 
 def _environment_tls(environment: Mapping[str, str]) -> ssl.SSLContext:

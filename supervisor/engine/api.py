@@ -9,16 +9,17 @@ What the engine makes of the request then is its own affair: it may have been ob
 import json
 import math
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Mapping
-from types import TracebackType
-from typing import Any, Literal, Self, cast, final
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from typing import Any, final
 
 import httpx
 import trio
 
-from supervisor.engine.connection import Connection, Connector
-from supervisor.engine.errors import DockerConnectionError, DockerError, DockerTimeoutError
+from supervisor.engine.address import Address
+from supervisor.engine.connection import Connection
+from supervisor.engine.errors import DockerConnectionError, DockerError
 from supervisor.engine.params import encode_query
+from supervisor.engine.reply import MAX_ERROR, Reply, deadline_in, explanation, parse_json, refusal
 from supervisor.engine.types import SENTINEL, Body, Sentinel, SupportsRead, Timeout
 from supervisor.engine.wire import Head, Headers
 
@@ -28,10 +29,6 @@ minute.
 """
 LONG_TIMEOUT = 3600.0
 """Seconds that a call may take which moves or makes images, or copies files, unless told otherwise."""
-MAX_REPLY = 256 * 1024 * 1024
-"""Bytes of an answer that is read as a whole. A list of 10,000 containers is about 20 MB."""
-MAX_ERROR = 64 * 1024
-"""Bytes read of an answer that says what went wrong."""
 
 OLDEST_VERSION = (1, 40)
 NEWEST_VERSION = (1, 53)
@@ -39,107 +36,6 @@ NEWEST_VERSION = (1, 53)
 
 _UPLOAD_BYTES = 1024 * 1024
 _JSON = (b"Content-Type", b"application/json")
-
-
-@final
-class deadline_in:  # noqa: N801 - used like a function
-    """Bound the body to `seconds` (`math.inf` for no bound), counted from now, or ending at `deadline`.
-
-    Raises:
-        DockerTimeoutError: they passed.
-    """
-
-    def __init__(self, seconds: float, what: str, deadline: float | None = None) -> None:
-        self._seconds = seconds
-        self._what = what
-        self._scope = trio.CancelScope(
-            deadline=trio.current_time() + seconds if deadline is None else deadline
-        )
-
-    def __enter__(self) -> None:
-        self._scope.__enter__()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> Literal[False]:
-        self._scope.__exit__(kind, error, trace)
-        if self._scope.cancelled_caught:
-            raise DockerTimeoutError(f"{self._what}: no answer within {self._seconds:g} s") from None
-        return False
-
-
-@final
-class Reply:
-    """A good answer whose body has not been read yet. Close it, or leave it as an async context manager."""
-
-    def __init__(self, response: httpx.Response, what: str, seconds: float, deadline: float) -> None:
-        if not isinstance(response.stream, httpx.AsyncByteStream):
-            raise TypeError("the transport must be an asynchronous one")
-        self.status = response.status_code
-        self.headers = response.headers
-        self._stream = response.stream
-        self._pieces: AsyncIterator[bytes] = aiter(response.stream)
-        self._what = what
-        self._seconds = seconds
-        self._deadline = deadline
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    async def receive(self) -> bytes:
-        """Return the next piece of the body, b"" at its end.
-
-        Raises:
-            DockerConnectionError: it broke off.
-            DockerTimeoutError: the call's deadline passed.
-        """
-        with deadline_in(self._seconds, self._what, self._deadline):
-            return await self._piece()
-
-    async def read(self, limit: int = MAX_REPLY) -> bytes:
-        """Return the whole body, and close.
-
-        Raises:
-            DockerError: it is longer than `limit` bytes; or as `receive`.
-        """
-        with deadline_in(self._seconds, self._what, self._deadline):
-            return await self.read_now(limit)
-
-    async def read_now(self, limit: int = MAX_REPLY) -> bytes:
-        """Do as `read`, but without a deadline of its own: for who has set it already."""
-        pieces: list[bytes] = []
-        size = 0
-        async with self:
-            while piece := await self._piece():
-                size += len(piece)
-                if size > limit:
-                    raise DockerError(0, f"{self._what}: the answer is longer than {limit} bytes")
-                pieces.append(piece)
-        return b"".join(pieces)
-
-    async def _piece(self) -> bytes:
-        try:
-            async for piece in self._pieces:
-                if piece:
-                    return piece
-        except (httpx.HTTPError, httpx.StreamError) as error:
-            await self.aclose()
-            raise DockerConnectionError(f"{self._what}: the answer broke off: {error}") from error
-        except BaseException:
-            await self.aclose()
-            raise
-        return b""
-
-    async def aclose(self) -> None:
-        """Give the connection back. Does not wait for the rest of the body."""
-        if isinstance(self._pieces, AsyncGenerator):  # of a transport that is not ours
-            await cast("AsyncGenerator[bytes]", self._pieces).aclose()
-        await self._stream.aclose()
 
 
 @final
@@ -157,19 +53,17 @@ class Api:
     def __init__(
         self,
         transport: httpx.AsyncBaseTransport,
-        connector: Connector,
-        where: str,
+        address: Address,
         version: str,
         timeout: float | None,
-        origin: str = "http://docker",
     ) -> None:
         self.transport = transport
-        self.connector = connector
+        self.connector = address.connector
         self.version = version
         self.timeout = math.inf if timeout is None else timeout
         self.closed = False
-        self._where = where
-        self._origin = httpx.URL(origin)
+        self._where = address.url
+        self._origin = httpx.URL(f"http://{address.host}")
         self._host = (b"Host", self._origin.netloc)
         self._urls: dict[str, httpx.URL] = {}
 
@@ -191,7 +85,7 @@ class Api:
         return f"/{self.version}/{path}?{query}" if query else f"/{self.version}/{path}"
 
     async def _negotiate(self) -> str:
-        reply = await self._send(self._request("GET", "/_ping"), "GET /_ping", self.timeout)
+        reply = await self._send(self._request("GET", "/_ping"), "GET /_ping", self.timeout, math.inf)
         await reply.read_now(MAX_ERROR)
         offered = reply.headers.get("api-version", "")
         major, _, minor = offered.partition(".")
@@ -206,7 +100,8 @@ class Api:
 
     async def tells_stream_kinds(self) -> bool:
         """Return whether the content type of a stream says if it is multiplexed: since API 1.42."""
-        await self.target("")
+        with deadline_in(self.timeout, "GET /_ping"):
+            await self.target("")
         major, minor = self.version.removeprefix("v").split(".")
         return (int(major), int(minor)) >= (1, 42)
 
@@ -240,9 +135,9 @@ class Api:
             DockerConnectionError, DockerTimeoutError: as they say.
         """
         what, seconds = f"{method} /{path}", self.seconds(timeout, default)
-        with deadline_in(seconds, what):
+        with deadline_in(seconds, what) as deadline:
             request = self._request(method, await self.target(path, params), body, content, headers)
-            return await self._send(request, what, seconds)
+            return await self._send(request, what, seconds, deadline)
 
     async def json(
         self,
@@ -256,9 +151,9 @@ class Api:
     ) -> Any:
         """Send a request as `open` does and return its JSON, None when the answer is empty."""
         what, seconds = f"{method} /{path}", self.seconds(timeout, default)
-        with deadline_in(seconds, what):
+        with deadline_in(seconds, what) as deadline:
             request = self._request(method, await self.target(path, params), body)
-            reply = await self._send(request, what, seconds)
+            reply = await self._send(request, what, seconds, deadline)
             data = await reply.read_now()
             return parse_json(data, what) if data else None
 
@@ -276,9 +171,9 @@ class Api:
     ) -> int:
         """Send a request as `open` does, throw its answer's body away and return the status."""
         what, seconds = f"{method} /{path}", self.seconds(timeout, default)
-        with deadline_in(seconds, what):
+        with deadline_in(seconds, what) as deadline:
             request = self._request(method, await self.target(path, params), body, content, headers)
-            reply = await self._send(request, what, seconds)
+            reply = await self._send(request, what, seconds, deadline)
             await reply.read_now()
             return reply.status
 
@@ -336,8 +231,7 @@ class Api:
         except (OSError, trio.BrokenResourceError, ssl.SSLError) as error:
             raise DockerConnectionError(f"cannot connect to the engine at {self._where}: {error}") from error
 
-    async def _send(self, request: httpx.Request, what: str, seconds: float) -> Reply:
-        deadline = trio.current_time() + seconds
+    async def _send(self, request: httpx.Request, what: str, seconds: float, deadline: float) -> Reply:
         try:
             response = await self.transport.handle_async_request(request)
         except httpx.ConnectError as error:
@@ -404,7 +298,7 @@ class _Upload(httpx.AsyncByteStream):
 
 @final
 class _FileUpload(httpx.AsyncByteStream):
-    """A request body from a file, which is read in a thread."""
+    """A request body from a file, which is read in a thread. Cancelling waits for the present read."""
 
     def __init__(self, file: SupportsRead) -> None:
         self._file = file
@@ -419,27 +313,6 @@ class _FileUpload(httpx.AsyncByteStream):
         return piece
 
 
-def parse_json(data: bytes, what: str) -> Any:
-    """Return the value of `data`.
-
-    Raises:
-        DockerConnectionError: it is not JSON, so whatever answered is no engine.
-    """
-    try:
-        return json.loads(data)
-    except ValueError as error:
-        raise DockerConnectionError(f"{what}: the answer is not JSON: {data[:80]!r}") from error
-
-
-async def refusal(reply: Reply) -> DockerError:
-    """Return the error that a bad answer stands for: the engine's own message, where it is one."""
-    try:
-        data = await reply.read_now(MAX_ERROR)
-    except DockerError as error:
-        return DockerError(reply.status, f"(and its explanation did not arrive: {error.message})")
-    return DockerError(reply.status, explanation(data, reply.status))
-
-
 async def _not_switched(connection: Connection, head: Head, what: str) -> DockerError:
     """Return the error for an answer other than 101 to a request for a stream."""
     data = b""
@@ -448,15 +321,3 @@ async def _not_switched(connection: Connection, head: Head, what: str) -> Docker
     if 200 <= head.status < 300:
         return DockerError(head.status, f"{what}: the engine did not switch to a raw stream")
     return DockerError(head.status, explanation(data, head.status))
-
-
-def explanation(data: bytes, status: int) -> str:
-    """Return the sentence in the body of a bad answer: the engine's JSON has it under `message`, proxies
-    write text.
-    """
-    text = data.decode(errors="replace").strip()
-    try:
-        message = json.loads(data)["message"]
-    except (ValueError, KeyError, TypeError):
-        message = text
-    return (message if isinstance(message, str) else text) or f"HTTP status {status} without an explanation"

@@ -11,11 +11,12 @@ from typing import IO, TYPE_CHECKING, Any, Literal, cast, final, overload
 
 from trio_websocket import WebSocketConnection
 
-from supervisor.engine.api import LONG_TIMEOUT, Reply
+from supervisor.engine.api import LONG_TIMEOUT
 from supervisor.engine.execs import Exec
 from supervisor.engine.logs import DockerLog, LogStream
 from supervisor.engine.params import segment
 from supervisor.engine.progress import JSONStream
+from supervisor.engine.reply import Reply
 from supervisor.engine.stream import Opening, Stream, no_detach_keys, no_exec_detach_keys
 from supervisor.engine.types import (
     JSON,

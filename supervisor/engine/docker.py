@@ -68,7 +68,7 @@ class Docker:
             address = find(url, context, ssl_context)
         self.docker_host = address.url
         self._own = EngineTransport(address.connector)
-        self.api = Api(transport or self._own, address.connector, address.url, api_version, timeout)
+        self.api = Api(transport or self._own, address, api_version, timeout)
         self.containers = DockerContainers(self)
         self.images = DockerImages(self)
         self.networks = DockerNetworks(self)

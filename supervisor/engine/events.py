@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Self, cast, final
 
 import trio
 
-from supervisor.engine.api import Reply
 from supervisor.engine.errors import DockerConnectionError, DockerError
 from supervisor.engine.params import clean_filters
 from supervisor.engine.progress import JSONStream
+from supervisor.engine.reply import Reply
 from supervisor.engine.types import Event
 
 if TYPE_CHECKING:
@@ -131,13 +131,14 @@ class EventSubscription:
         return await anext(self, None)
 
     def _is_new(self, event: Event) -> bool:
+        """Return whether `event` has not been told before a reconnection, and remember it."""
         nano = event.get("timeNano", 0)
-        if nano != self._last:
-            self._told = []
-        elif event in self._told:
-            return False
-        self._last = max(nano, self._last)
-        self._told.append(event)
+        if nano > self._last:
+            self._last, self._told = nano, [event]
+        elif nano == self._last != 0:
+            if event in self._told:
+                return False
+            self._told.append(event)
         return True
 
     async def _resume(self) -> None:

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, cast, final, overload
 
-from supervisor.engine.api import LONG_TIMEOUT, Reply
+from supervisor.engine.api import LONG_TIMEOUT
 from supervisor.engine.params import clean_filters, image_path, registry_auth
 from supervisor.engine.progress import JSONStream
+from supervisor.engine.reply import Reply
 from supervisor.engine.types import (
     JSON,
     SENTINEL,

@@ -5,8 +5,8 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, final
 
-from supervisor.engine.api import Reply
 from supervisor.engine.errors import DockerConnectionError
+from supervisor.engine.reply import Reply
 from supervisor.engine.stream import MULTIPLEXED, Demultiplexer
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Any, Self, cast, final
 
-from supervisor.engine.api import Reply
 from supervisor.engine.errors import DockerConnectionError, DockerStreamError
+from supervisor.engine.reply import Reply
 from supervisor.engine.types import JSON
 
 MAX_LINE = 16 * 1024 * 1024
@@ -79,7 +79,7 @@ class JSONStream:
                 raise DockerConnectionError(f"a line of the answer is longer than {MAX_LINE} bytes")
             piece = await self._reply.receive() if self._reply is not None else b""
             if not piece:
-                await self.aclose()
+                await self._give_back()
                 end = len(self._buffer)
                 if not end:
                     return None
@@ -92,7 +92,7 @@ class JSONStream:
     async def _parse(self, line: bytes) -> JSON:
         try:
             data = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             await self.aclose()
             raise DockerConnectionError(f"a line of the answer is not JSON: {line[:80]!r}") from error
         if not isinstance(data, dict):
@@ -105,7 +105,11 @@ class JSONStream:
         return data
 
     async def aclose(self) -> None:
-        """Stop reading and give the connection back. Idempotent; never waits."""
+        """Stop reading, forget what has not been handed out, and give the connection back. Never waits."""
+        self._buffer.clear()
+        await self._give_back()
+
+    async def _give_back(self) -> None:
         self._ended = True
         if self._reply is not None:
             reply, self._reply = self._reply, None

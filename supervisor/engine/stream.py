@@ -163,7 +163,7 @@ class Stream(trio.abc.HalfCloseableStream):
         self._connection: Connection | None = None
         self._closed = False
         self._frames: Demultiplexer | None = None
-        self._rest = b""
+        self._rest = Message(1, b"")  # received and not handed out yet
 
     async def __aenter__(self) -> Self:
         await self._open()
@@ -190,7 +190,7 @@ class Stream(trio.abc.HalfCloseableStream):
                     self._frames = Demultiplexer()
                     self._frames.receive(early)
                 else:
-                    self._rest = early
+                    self._rest = Message(1, early)
                 try:
                     self._check()
                 except trio.ClosedResourceError:
@@ -210,39 +210,41 @@ class Stream(trio.abc.HalfCloseableStream):
             raise ValueError("max_bytes must be at least 1")
         stream = await self._open()
         with self._reading:
-            if self._rest:
-                await trio.lowlevel.checkpoint()
-            elif self._frames is None:
+            if not self._rest.data and self._frames is None:
                 return bytes(await stream.receive_some(max_bytes or RECEIVE_BYTES))
-            else:
-                message = await self._message(self._frames, stream)
-                self._rest = message.data if message else b""
-            part = self._rest[:max_bytes]
-            self._rest = self._rest[len(part) :]
+            message = await self._message(stream)
+            if message is None:
+                return b""
+            part = message.data[:max_bytes]
+            self._rest = message._replace(data=message.data[len(part) :])
             return part
 
     async def read_out(self) -> Message | None:
         """Return the next piece of output, None at its end."""
         stream = await self._open()
-        if self._frames is None:
-            data = await self.receive_some()
-            return Message(1, data) if data else None
         with self._reading:
-            return await self._message(self._frames, stream)
+            return await self._message(stream)
 
-    async def _message(self, frames: Demultiplexer, stream: trio.abc.Stream) -> Message | None:
+    async def _message(self, stream: trio.abc.Stream) -> Message | None:
+        if self._rest.data:
+            await trio.lowlevel.checkpoint()
+            message, self._rest = self._rest, Message(1, b"")
+            return message
+        if self._frames is None:
+            data = await stream.receive_some(RECEIVE_BYTES)
+            return Message(1, bytes(data)) if data else None
         await trio.lowlevel.checkpoint_if_cancelled()
         try:
-            while (message := frames.next()) is None:
+            while (frame := self._frames.next()) is None:
                 data = await stream.receive_some(RECEIVE_BYTES)
                 if not data:
-                    if frames.inside:
+                    if self._frames.inside:
                         raise trio.BrokenResourceError("the stream ended inside a frame")
                     return None
-                frames.receive(data)
+                self._frames.receive(data)
         except ValueError as error:
             raise trio.BrokenResourceError(str(error)) from error
-        return message
+        return frame
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Write to the process's input. Waits while the process does not read."""

@@ -18,6 +18,7 @@ import httpx
 import trio
 
 from supervisor.engine.connection import Connection, Connector
+from supervisor.engine.wire import Head
 
 MAX_IDLE = 16
 """Connections kept for the next requests; more are cut when their request ends."""
@@ -31,7 +32,7 @@ class TransportStatistics(NamedTuple):
     """Connections of a transport.
 
     Attributes:
-        in_use: held by answers that have not been read to their end, or closed.
+        in_use: held by requests, and by answers that have not been read to their end, or closed.
         idle: resting.
     """
 
@@ -75,31 +76,37 @@ class EngineTransport(httpx.AsyncBaseTransport):
             content = stream
         else:
             raise TypeError("the request's body must be bytes or an async iterable of bytes")
+        self._in_use += 1
+        try:
+            connection, head = await self._exchange(request, content)
+        except BaseException:
+            self._in_use -= 1
+            raise
+        return httpx.Response(
+            head.status, headers=head.headers, stream=_Body(self, connection, request), request=request
+        )
+
+    async def _exchange(
+        self, request: httpx.Request, content: bytes | httpx.AsyncByteStream
+    ) -> tuple[Connection, Head]:
         while True:
-            connection = self._resting()
-            fresh = connection is None
-            if connection is None:
-                connection = await self._connect(request)
+            resting = self._resting()
+            connection = resting or await self._connect(request)
             try:
                 head = await connection.exchange(
                     request.method.encode("ascii"), request.url.raw_path, request.headers.raw, content
                 )
             except (trio.BrokenResourceError, ValueError) as error:
                 connection.cut()
-                # The engine may close a resting connection at the moment when it is taken: not the request's
-                # fault.
-                if not fresh and not connection.answered and request.method in _REPEATABLE:
+                # The engine may close a resting connection just when it is taken: not the request's fault.
+                if resting and not connection.answered and request.method in _REPEATABLE:
                     continue
-                raise httpx.RemoteProtocolError(
-                    str(error) or "the connection broke", request=request
-                ) from error
+                problem = str(error) or "the connection broke"
+                raise httpx.RemoteProtocolError(problem, request=request) from error
             except BaseException:
                 connection.cut()
                 raise
-            self._in_use += 1
-            return httpx.Response(
-                head.status, headers=head.headers, stream=_Body(self, connection, request), request=request
-            )
+            return connection, head
 
     def _resting(self) -> Connection | None:
         while self._idle:

@@ -10,8 +10,9 @@ from typing import Any, cast
 import trio
 import trio_websocket
 
-from supervisor.engine.api import Api, deadline_in, explanation
+from supervisor.engine.api import Api
 from supervisor.engine.errors import DockerConnectionError, DockerError
+from supervisor.engine.reply import deadline_in, explanation
 from supervisor.engine.types import Timeout
 
 _ORIGIN = [(b"Origin", b"http://localhost")]
@@ -30,10 +31,10 @@ async def open_websocket(
         DockerError: the engine said no.
         DockerConnectionError, DockerTimeoutError: as they say.
     """
-    target = await api.target(path, params)
     what = f"GET /{path}"
     failure: Exception | None = None
     with deadline_in(api.seconds(timeout), what):
+        target = await api.target(path, params)
         connection = await api.connect()
     try:
         async with trio.open_nursery() as nursery:
