@@ -1,17 +1,16 @@
 """One container."""
 
-import io
 import math
 import shlex
 import tarfile
-import tempfile
 from collections.abc import Awaitable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import IO, TYPE_CHECKING, Any, Literal, cast, final, overload
+from typing import TYPE_CHECKING, Any, Literal, cast, final, overload
 
 from trio_websocket import WebSocketConnection
 
 from supervisor.engine.api import LONG_TIMEOUT
+from supervisor.engine.archive import receive_archive
 from supervisor.engine.execs import Exec
 from supervisor.engine.logs import DockerLog, LogStream
 from supervisor.engine.params import segment
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 
 STOP_GRACE = 10.0
 """Seconds that `stop` and `restart` give a container unless told otherwise (Engine API)."""
-_IN_MEMORY = 8 * 1024 * 1024
-"""Bytes of an archive that are kept in memory; a longer one goes to a temporary file."""
 
 
 @final
@@ -219,19 +216,7 @@ class DockerContainer:
         reply = await self._api.open(
             "GET", f"{self._path}/archive", params={"path": path}, timeout=timeout, default=LONG_TIMEOUT
         )
-        file: IO[bytes] = io.BytesIO()
-        try:
-            async with reply:
-                while data := await reply.receive():
-                    file.write(data)
-                    if isinstance(file, io.BytesIO) and file.tell() > _IN_MEMORY:
-                        memory, file = file, tempfile.TemporaryFile()  # noqa: SIM115 - the result owns it
-                        file.write(memory.getbuffer())
-            file.seek(0)
-            return _Archive.open(mode="r", fileobj=file)
-        except BaseException:
-            file.close()
-            raise
+        return await receive_archive(reply)
 
     async def put_archive(self, path: str, data: Body, *, timeout: Timeout = SENTINEL) -> None:
         """Unpack a tar archive (also gzip, bzip2 or xz) into the directory `path` of the container."""
@@ -428,11 +413,3 @@ class DockerContainer:
         }
         data = cast("JSON", await self._api.json("POST", f"{self._path}/exec", body=body, timeout=timeout))
         return Exec(self.docker, data["Id"], tty=tty)
-
-
-class _Archive(tarfile.TarFile):
-    """An archive whose file is closed with it."""
-
-    def close(self) -> None:
-        super().close()
-        self.fileobj.close()

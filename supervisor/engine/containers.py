@@ -42,9 +42,8 @@ class DockerContainers:
         The result has `container["Warnings"]`: what the engine did otherwise than asked.
 
         Cancellation: either you get the container or it is removed again, for which cancelling waits for the
-            engine's answer. Only if that does not
-        come within `undo.PATIENCE` seconds, or the deadline passes, or the connection breaks, may it exist:
-        choose the `name`, and delete by name.
+        engine's answer. Only if that does not come within `undo.PATIENCE` seconds, or the deadline passes, or
+        the connection breaks, may it exist: choose the `name`, and delete by name.
         """
 
         async def create() -> DockerContainer:

@@ -37,12 +37,10 @@ class Docker:
         context: name of a Docker context.
 
     Resource handling: `close`, or leaving `async with`, cuts resting connections. It does not end calls and
-        streams in progress: those belong
-    to the tasks that make them.
+    streams in progress: those belong to the tasks that make them.
 
     Cancellation: takes effect at once everywhere; only the creation of containers, networks and unnamed
-        volumes waits, for at most a few seconds,
-    to undo what it has done (see `undo`).
+    volumes waits, for at most a few seconds, to undo what it has done (see `undo`).
 
     Raises:
         ValueError: no engine is named and none is where engines usually are; or the URL or version is no such

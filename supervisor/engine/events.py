@@ -1,7 +1,7 @@
 """The engine's events: what happens to all containers, images and networks, on one connection.
 
 There is no task behind a subscription: whoever reads it, drives it; what is not read waits in the socket and
-    then in the engine.
+then in the engine.
 """
 
 import re
@@ -62,9 +62,9 @@ class EventSubscription:
 
     Resource handling: one connection, no task; closed on leaving `async with`.
 
-    Error handling: `DockerConnectionError` when the connection ends and could not be replaced; after a first
-        successful connection
-    refusals that look passing (5xx) count as that, others are raised at once.
+    Error handling: `DockerConnectionError` when the connection ends and could not be replaced. Refusals that
+    look passing (5xx) of a new connection are tried again like failures to connect; others are raised at
+    once.
 
     Attributes:
         reconnections: how many there were.

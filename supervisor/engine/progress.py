@@ -30,8 +30,7 @@ class JSONStream:
     Resource handling: holds a connection until the end, an error, cancellation, or `aclose`.
 
     Error handling: `DockerStreamError` for a line that reports failure (where the call says so);
-        `DockerConnectionError` when the answer
-    breaks off, which is not the same as its end.
+    `DockerConnectionError` when the answer breaks off, which is not the same as its end.
     """
 
     def __init__(self, request: Callable[[], Awaitable[Reply]], *, raise_on_error: bool = True) -> None:

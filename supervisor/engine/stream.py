@@ -146,12 +146,11 @@ class Stream(trio.abc.HalfCloseableStream):
     It connects on first use, or on entering `async with`. One task may read while another writes.
 
     Resource handling: a connection of its own, no task. `aclose` (or leaving `async with`) closes both
-        directions at once; `send_eof` closes
-    only the input. Closing an exec stream does not end its process: the Engine API has no means for that.
+    directions at once; `send_eof` closes only the input. Closing an exec stream does not end its process: the
+    Engine API has no means for that.
 
     Error handling: `DockerError` when opening is refused; then Trio's stream errors:
-        `trio.BrokenResourceError` (the cause attached),
-    `trio.ClosedResourceError`, `trio.BusyResourceError`.
+    `trio.BrokenResourceError` (the cause attached), `trio.ClosedResourceError`, `trio.BusyResourceError`.
     """
 
     def __init__(self, api: Api, setup: Callable[[], Awaitable[Opening]], timeout: Timeout) -> None:

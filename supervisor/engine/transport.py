@@ -45,8 +45,7 @@ class EngineTransport(httpx.AsyncBaseTransport):
     """HTTP/1.1 over connections from `connector`.
 
     Resource handling: `aclose` cuts resting connections; those in use are cut by whoever uses them, on any
-        failure and on cancellation,
-    without waiting. There is no task and no timer.
+    failure and on cancellation, without waiting. There is no task and no timer.
 
     Error handling: raises httpx's errors: `ConnectError`, `RemoteProtocolError`, `ReadError`, `WriteError`.
     """

@@ -1,8 +1,8 @@
 """Creating things under cancellation: either the caller gets the new thing, or there is none.
 
 A request that creates something cannot simply be cut when its task is cancelled: the engine may finish it,
-    and nobody would know the
-new thing's id. So the request is let finish for a few seconds, and what it made is removed again.
+and nobody would know the new thing's id. So the request is let finish for a few seconds, and what it made is
+removed again.
 """
 
 import logging

@@ -36,7 +36,7 @@ class DockerVolumes:
         """Create a volume, or return the one that has the `Name` already.
 
         Cancellation: a volume without a name in `config` is removed again. One with a name stays, because it
-            may have been there before.
+        may have been there before.
         """
 
         async def create() -> DockerVolume:
