@@ -145,6 +145,8 @@ class Shell:
         deadline = time.monotonic() + DEADLINE
         while not condition():
             alive = self.read(0.2)
+            if not alive:
+                self.process.wait(DEADLINE)
             if condition():
                 return
             if not alive or time.monotonic() > deadline:

@@ -163,8 +163,11 @@ def test_a_broken_terminal_is_reset(shell_binary: Path) -> None:
             assert sequence in shown
 
 
-def test_a_command_that_leaves_the_terminal_non_blocking(shell_binary: Path) -> None:
+def test_a_command_that_leaves_the_terminal_non_blocking(
+    shell_binary: Path, need: Callable[[str], None]
+) -> None:
     """The flag belongs to the open file, which the shell shares with its commands."""
+    need("python3")
     with running(shell_binary, "python3", "printf") as shell:
         shell.run("python3 -c 'import os; [os.set_blocking(n, False) for n in (0, 1, 2)]'")
         assert shell.run("printf fine") == "fine"
@@ -222,7 +225,10 @@ print("pid", os.getpid() + 1)
     ],
     ids=["foreground", "modes", "non-blocking", "vmin 0"],
 )
-def test_a_background_process_that_takes_the_terminal(shell_binary: Path, tmp_path: Path, theft: str) -> None:
+def test_a_background_process_that_takes_the_terminal(
+    shell_binary: Path, tmp_path: Path, theft: str, need: Callable[[str], None]
+) -> None:
+    need("python3")
     script = tmp_path / "thief.py"
     script.write_text(THIEF.format(theft=theft))
     with running(shell_binary, "python3", "printf") as shell:
