@@ -1,9 +1,8 @@
 """Answers that come line by line for as long as something goes on: build output, pull progress, statistics,
 events.
 
-These objects are their own iterators, not generators, so that dropping one halfway leaves nothing suspended:
-    use `async with`, or
-read to the end, or call `aclose`.
+These objects are their own iterators, not generators, so that dropping one halfway leaves nothing suspended.
+Use `async with`, or read to the end, or call `aclose`.
 """
 
 import json

@@ -85,6 +85,11 @@ def test_urls_of_no_use(url: str) -> None:
         find(url, environment={})
 
 
+def test_the_host_field() -> None:
+    hosts = {url: find(url, environment={}).host for url in ("unix:///s", "tcp://h:1", "http://[::1]:2375/")}
+    assert hosts == {"unix:///s": "docker", "tcp://h:1": "h:1", "http://[::1]:2375/": "[::1]:2375"}
+
+
 def test_ssh_says_what_to_do() -> None:
     with pytest.raises(ValueError, match="ssh -nNT -L"):
         find("ssh://host", environment={})

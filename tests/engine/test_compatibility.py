@@ -118,7 +118,9 @@ def differences() -> set[str]:
 
 def documented() -> set[str]:
     """The names in the first column of the document's table of deviations."""
-    section = DOCUMENT.read_text().split("## Deviations from aiodocker", 1)[1].split("\nFurther parameters", 1)[0]
+    section = (
+        DOCUMENT.read_text().split("## Deviations from aiodocker", 1)[1].split("\nFurther parameters", 1)[0]
+    )
     rows = [row for row in section.splitlines() if row.startswith("| `")]
     return {name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[1])}
 

@@ -73,6 +73,25 @@ async def test_an_answer_that_breaks_off_is_not_its_end(
     assert "0 in use" in repr(client)
 
 
+async def test_closing_forgets_what_has_not_been_read(standin: StandIn, client: Docker) -> None:
+    standin.answer("POST", PULL, chunked(b'{"a": 1}\n{"b": 2}\n', end=False))
+    with trio.fail_after(5):
+        stream = client.images.pull("i", stream=True)
+        assert await anext(stream) == {"a": 1}
+        await stream.aclose()
+        assert [each async for each in stream] == []
+
+
+async def test_json_that_is_nested_too_deep_is_an_error(standin: StandIn, client: Docker) -> None:
+    deep = b'{"a":' * 100_000
+    standin.answer("POST", PULL, chunked(deep + b"\n"))
+    standin.answer("GET", "/version", reply(200, deep))
+    with trio.fail_after(5):
+        for call in (client.images.pull("i"), client.version()):
+            with pytest.raises(DockerConnectionError, match="not JSON"):
+                await call
+
+
 async def test_a_line_without_end(standin: StandIn, client: Docker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "MAX_LINE", 1000)
     standin.answer("POST", PULL, chunked(b"x" * 2000, end=False))

@@ -136,6 +136,17 @@ async def test_frames(standin: StandIn, client: Docker) -> None:
     assert messages == [Message(1, b"out"), Message(2, b"err"), Message(3, b"engine"), None]
 
 
+async def test_reading_both_ways_loses_nothing(standin: StandIn, client: Docker) -> None:
+    standin.answer("POST", ATTACH, says(RAW + frame(2, b"abcdef") + frame(1, b"gh")))
+    with trio.fail_after(5):
+        async with attach(client, tty=False) as stream:
+            assert await stream.receive_some(2) == b"ab"
+            assert await stream.read_out() == Message(2, b"cdef")
+            assert await stream.receive_some(1) == b"g"
+            assert await stream.receive_some() == b"h"
+            assert await stream.receive_some() == b""
+
+
 async def test_newer_engines_say_what_it_is(standin: StandIn, client: Docker) -> None:
     standin.answer("POST", ATTACH, says(MULTIPLEXED + frame(2, b"err")))
     with trio.fail_after(5):
