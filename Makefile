@@ -26,7 +26,7 @@ check: ## formatter, linter, two type checkers, the arrows between packages, she
 down:  ## end the engine of the project's own, if it runs; images stay
 	@[ ! -x .venv/bin/terminal-supervisor ] || exec .venv/bin/terminal-supervisor engine down
 
-clean: down ## down, and delete what set-up made: images, .venv, .state, the page's assets
+clean: down ## down, and delete what set-up made here: the own engine's images, .venv, .state, page assets
 	@[ ! -x .venv/bin/terminal-supervisor ] || .venv/bin/terminal-supervisor engine delete
 	rm -rf .venv .state dist supervisor/gateway/page/node_modules supervisor/gateway/page/vendor
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -41,6 +41,7 @@ WORKBENCH_PACKAGES = (
 
 # None of these may be LABEL_PRODUCT: containers inherit labels, and by that one containers are removed.
 LABEL_INPUTS = f"{PRODUCT}.inputs"
+LABEL_NAME = f"{PRODUCT}.image"
 LABEL_CLI = f"{PRODUCT}.cli"
 LABEL_NODE = f"{PRODUCT}.node"
 
@@ -158,7 +159,7 @@ async def _build(
                 fileobj=archive,
                 tag=name,
                 buildargs=arguments,
-                labels=labels,
+                labels={**labels, LABEL_NAME: name},
                 forcerm=True,
                 networkmode="none",
                 stream=True,
@@ -168,10 +169,16 @@ async def _build(
                     progress(f"building {name}: {line.get('stream', '')}")
         except DockerError as error:
             raise ConfigurationError(f"the engine could not build {name}: {error}") from error
-    after = await find_image(docker, name)
-    if before and after and before["Id"] != after["Id"]:
-        with contextlib.suppress(DockerError):  # sessions may still run in the old one; it does no harm
-            await docker.images.delete(before["Id"])
+    await _remove_older(docker, name, keep=before["Id"] if before else "")
+
+
+async def _remove_older(docker: Docker, name: str, keep: str) -> None:
+    """Remove what had this `name` once, except the last one (`keep`): a running server goes on with it."""
+    filters = {"dangling": ["true"], "label": [f"{LABEL_NAME}={name}"]}
+    for old in await docker.images.list(filters=filters):
+        if old["Id"] != keep:
+            with contextlib.suppress(DockerError):  # sessions may still run in it; it does no harm
+                await docker.images.delete(old["Id"])
 
 
 async def _ensure_foreign_image(docker: Docker, name: str, step: Step) -> None:

@@ -131,4 +131,6 @@ async def teardown(report: Report, *, delete: bool = False) -> None:
             shutil.rmtree(paths.data)
             for leftover in (paths.log, paths.address_file):
                 leftover.unlink(missing_ok=True)
+            if not any(paths.data.parent.iterdir()):
+                paths.data.parent.rmdir()
             step.result = f"{paths.data} removed"

@@ -50,8 +50,9 @@ async def name(docker: Docker, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
     monkeypatch.setattr(image, "DEFAULT_IMAGE", name)
     yield name
     with trio.move_on_after(30, shield=True):
-        if await find_image(docker, name):
-            await docker.images.delete(name, force=True)
+        for each in await docker.images.list(filters={"label": [f"{image.LABEL_NAME}={name}"]}):
+            if await find_image(docker, each["Id"]):
+                await docker.images.delete(each["Id"], force=True)
 
 
 @pytest.fixture
@@ -153,7 +154,12 @@ async def test_nothing_is_built_twice(
         second = await docker.images.inspect(name)
         assert second["Id"] != first["Id"]
         assert second["Config"]["Labels"]["terminal-supervisor.commands"] == "one,two"
-        assert await find_image(docker, first["Id"]) is None, "the old one is not kept"
+        assert await find_image(docker, first["Id"]), "a server that runs may still use it"
+
+        changed = settings(name, allowed_commands=("three",))
+        await ensure_sandbox_image(docker, changed, programs, step)
+        assert await find_image(docker, first["Id"]) is None
+        assert await find_image(docker, second["Id"])
 
 
 async def test_a_cli_from_npm_runs_in_a_confined_container(
