@@ -128,8 +128,10 @@ async def test_lifelines_end_containers_when_supervisor_and_guard_are_killed_tog
             [guard] = one.guards()
             os.kill(guard, signal.SIGKILL)
             one.kill()
-            dead, gone = await one.wait_gone(processes)
+            dead, gone = await one.wait_gone(processes, guarded=False)
             print(f"\nwithout a guard: processes dead after {dead:.2f} s, containers gone after {gone:.2f} s")
+            async with supervised(docker_host, tmp_path):
+                assert one.sockets() == []
 
 
 async def _churn(one: Supervised, number: int) -> None:

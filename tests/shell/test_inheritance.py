@@ -16,7 +16,9 @@ from .driver import PROMPT, Shell, running
 def test_commands_have_default_signals(shell_binary: Path) -> None:
     with running(shell_binary, "grep") as shell:
         shown = shell.run("grep -E '^Sig(Blk|Ign)' /proc/self/status")
-        assert [int(line.split()[1], 16) for line in shown.splitlines()] == [0, 0]
+        # 32 and 33 are the C library's own (signal(7)): whoever started the tests may have left them ignored.
+        library = 1 << 31 | 1 << 32
+        assert [int(line.split()[1], 16) & ~library for line in shown.splitlines()] == [0, 0]
 
 
 def test_commands_get_descriptors_0_to_2_only(shell_binary: Path) -> None:
