@@ -202,16 +202,15 @@ def test_a_background_process_that_reads_gets_nothing(shell_binary: Path) -> Non
 
 
 THIEF = """
-import os, signal, sys, termios, time
+import os, signal, termios, time
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
 if os.fork() == 0:
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     os.setpgid(0, 0)
     time.sleep(0.2)
     {theft}
     os.write(1, b"STOLEN")
     time.sleep(20)
-print("pid", os.getpid() + 1)
 """
 
 
