@@ -56,3 +56,4 @@ async def remove_labelled(docker: Docker, label: str) -> None:
                 raise
     await docker.networks.prune(filters=filters)
     await docker.volumes.prune(filters=filters)
+    await docker.images.prune(filters={**filters, "dangling": True})

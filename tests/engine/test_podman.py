@@ -1,5 +1,6 @@
 """The client on Podman's Docker-compatible socket, for the calls that Podman supports."""
 
+import contextlib
 import io
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import tarfile
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,24 @@ pytestmark = pytest.mark.engine
 
 # Podman asks for as many open files and processes as it may have itself, which is too many for a container.
 LIMITS = [{"Name": name, "Soft": 1024, "Hard": 1024} for name in ("nofile", "nproc")]
+
+
+def _end_monitors(directory: Path) -> None:
+    """End the processes that have `directory` in their arguments: Podman's monitors of containers and execs.
+
+    They would tidy up later (after an exec, in five minutes), and make the directories anew.
+    """
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        found = False
+        for arguments in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if str(directory).encode() in arguments.read_bytes():
+                    os.kill(int(arguments.parent.name), signal.SIGKILL)
+                    found = True
+        if not found:
+            return
+        time.sleep(0.05)
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +64,7 @@ def _podman() -> Iterator[str | None]:
         finally:
             service.send_signal(signal.SIGTERM)
             service.wait(20)
+            _end_monitors(directory)
             mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
             for mount in reversed([mount for mount in mounts if mount.startswith(f"{directory}/")]):
                 subprocess.run(["umount", mount], check=True)
