@@ -92,9 +92,11 @@ async def sigkill(
         for number in range(sessions):
             nursery.start_soon(one, number)
         await all_ready.wait()
-        new = {name: instance for name, instance in (await _containers(docker)).items() if name not in before}
-        [(instance, _)] = [each for each in Counter(new.values()).items() if each[1] >= sessions]
-        ours = {name for name, owner in new.items() if owner == instance}
+        # Ours is the instance that grew most; some of its containers may have waited before.
+        listed = await _containers(docker)
+        grown = Counter(instance for name, instance in listed.items() if name not in before)
+        [(instance, _)] = grown.most_common(1)
+        ours = {name for name, owner in listed.items() if owner == instance}
         processes = _processes(ours)
         os.kill(pid, signal.SIGKILL)
         killed = time.perf_counter()
