@@ -163,8 +163,8 @@ async def launch(paths: EnginePaths) -> int:
     removed.
 
     Raises:
-        ConfigurationError: no address range is free, the bridge could not be made, or there is one that
-            set-up did not make.
+        ConfigurationError: no address range is free, the bridge could not be made, or a device of its name
+            belongs to somebody else.
 
     Resource handling: the mark is written first, so that `end` can clear away a start that went wrong
     anywhere.
@@ -179,11 +179,11 @@ async def launch(paths: EnginePaths) -> int:
     paths.socket.unlink(missing_ok=True)
     _set_log_aside(paths.log)
     crashed = read_mark(paths)
-    if crashed is None and _device_exists(paths.bridge):
+    # An idle bridge of this name is what an engine left that was killed together with its run directory.
+    if crashed is None and _device_exists(paths.bridge) and not _is_idle_bridge(paths.bridge):
         raise ConfigurationError(
-            f"there is a network device {paths.bridge} already, which set-up did not make. If nothing "
-            "uses it, remove "
-            f"it: ip link delete {paths.bridge}"
+            f"there is a network device {paths.bridge} already, which is no bridge or is in use by "
+            f"something else. If nothing needs it, remove it: ip link delete {paths.bridge}"
         )
     # After a crash of the engine, its chains are there still.
     mark = Mark(0, crashed.chains_before if crashed else await firewall.engine_chains())
@@ -258,6 +258,12 @@ async def _make_bridge(name: str, plan: AddressPlan) -> None:
 
 def _device_exists(name: str) -> bool:
     return any(device == name for _, device in socket.if_nameindex())
+
+
+def _is_idle_bridge(name: str) -> bool:
+    """Return whether the device is a bridge (sysfs(5)) that nothing is plugged into."""
+    device = Path("/sys/class/net") / name
+    return (device / "bridge").is_dir() and not any((device / "brif").iterdir())
 
 
 async def _ip(*arguments: str) -> None:

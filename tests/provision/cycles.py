@@ -38,6 +38,10 @@ def rules() -> str:
     return "".join(tables)
 
 
+async def ip(*arguments: str) -> None:
+    await trio.run_process(["ip", *arguments])
+
+
 def assert_nothing_left(paths: EnginePaths) -> None:
     assert daemon.running_pid(paths) is None
     assert devices() == []
@@ -148,12 +152,30 @@ async def never_beside_another(paths: EnginePaths) -> None:
 
 
 async def a_device_of_somebody_elses_is_left_alone(paths: EnginePaths) -> None:
-    await trio.run_process(["ip", "link", "add", "name", paths.bridge, "type", "bridge"])
-    with pytest.raises(ConfigurationError, match=f"ip link delete {paths.bridge}"):
-        async with engine_in_use("", REPORT, paths=paths):
-            raise AssertionError("took the device")
+    async def refused() -> None:
+        with pytest.raises(ConfigurationError, match=f"ip link delete {paths.bridge}"):
+            async with engine_in_use("", REPORT, paths=paths):
+                raise AssertionError("took the device")
+        assert daemon.running_pid(paths) is None
+
+    await ip("link", "add", "name", paths.bridge, "type", "dummy")
+    await refused()
     assert devices() == [paths.bridge]
-    assert daemon.running_pid(paths) is None
+    await ip("link", "delete", paths.bridge)
+    await ip("link", "add", "name", paths.bridge, "type", "bridge")
+    await ip("link", "add", "name", "plugged", "master", paths.bridge, "type", "dummy")
+    await refused()
+    assert devices() == ["plugged", paths.bridge]
+
+
+async def a_bridge_left_behind_is_taken(paths: EnginePaths) -> None:
+    # An engine was killed, and its run directory is gone: a tmpfs that somebody cleared, or a container's.
+    await ip("link", "add", "name", paths.bridge, "type", "bridge")
+    await ip("address", "add", "10.213.0.1/24", "dev", paths.bridge)
+    await ip("link", "set", "dev", paths.bridge, "up")
+    async with engine_in_use("", REPORT, paths=paths) as engine:
+        assert engine.origin == "started"
+    assert_nothing_left(paths)
 
 
 async def main(scenario: str, directory: Path) -> None:

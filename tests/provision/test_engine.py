@@ -49,6 +49,7 @@ def directory() -> Iterator[Path]:
         "a_cancelled_start_leaves_nothing",
         "never_beside_another",
         "a_device_of_somebody_elses_is_left_alone",
+        "a_bridge_left_behind_is_taken",
     ],
 )
 def test_an_engine_of_the_projects_own(
