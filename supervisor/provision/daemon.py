@@ -180,7 +180,7 @@ async def launch(paths: EnginePaths) -> int:
     _set_log_aside(paths.log)
     crashed = read_mark(paths)
     # An idle bridge of this name is what an engine left that was killed together with its run directory.
-    if crashed is None and _device_exists(paths.bridge) and not _is_idle_bridge(paths.bridge):
+    if crashed is None and _device_exists(paths.bridge) and not await _is_idle_bridge(paths.bridge):
         raise ConfigurationError(
             f"there is a network device {paths.bridge} already, which is no bridge or is in use by "
             f"something else. If nothing needs it, remove it: ip link delete {paths.bridge}"
@@ -260,10 +260,15 @@ def _device_exists(name: str) -> bool:
     return any(device == name for _, device in socket.if_nameindex())
 
 
-def _is_idle_bridge(name: str) -> bool:
-    """Return whether the device is a bridge (sysfs(5)) that nothing is plugged into."""
-    device = Path("/sys/class/net") / name
-    return (device / "bridge").is_dir() and not any((device / "brif").iterdir())
+async def _is_idle_bridge(name: str) -> bool:
+    """Return whether the device is a bridge that nothing is plugged into."""
+
+    async def listed(*selector: str) -> bool:
+        text = await run(["ip", "-json", "link", "show", *selector], timeout=_COMMAND_DEADLINE)
+        # Some versions print an empty object for each device that does not match.
+        return any(json.loads(text or "[]"))
+
+    return await listed("dev", name, "type", "bridge") and not await listed("master", name)
 
 
 async def _ip(*arguments: str) -> None:

@@ -158,14 +158,14 @@ async def a_device_of_somebody_elses_is_left_alone(paths: EnginePaths) -> None:
                 raise AssertionError("took the device")
         assert daemon.running_pid(paths) is None
 
-    await ip("link", "add", "name", paths.bridge, "type", "dummy")
+    await ip("link", "add", "name", paths.bridge, "type", "veth", "peer", "name", "elsewhere")
     await refused()
-    assert devices() == [paths.bridge]
+    assert devices() == ["elsewhere", paths.bridge]
     await ip("link", "delete", paths.bridge)
     await ip("link", "add", "name", paths.bridge, "type", "bridge")
-    await ip("link", "add", "name", "plugged", "master", paths.bridge, "type", "dummy")
+    await ip("link", "add", "name", "plugged", "master", paths.bridge, "type", "veth", "peer", "name", "end")
     await refused()
-    assert devices() == ["plugged", paths.bridge]
+    assert devices() == ["end", "plugged", paths.bridge]
 
 
 async def a_bridge_left_behind_is_taken(paths: EnginePaths) -> None:
