@@ -161,6 +161,10 @@ async def test_whoever_may_not_use_the_engine_is_told_of_its_group(
 async def test_only_the_right_process_is_ended() -> None:
     sleeper = await trio.lowlevel.open_process(["sleep", "54321"])
     try:
+        # For a moment after exec, the kernel shows no arguments yet.
+        with trio.fail_after(10):
+            while (info := look_at(sleeper.pid)) is None or "54321" not in info.arguments:  # noqa: ASYNC110
+                await trio.sleep(0.001)
         assert await end_process(sleeper.pid, "/some/data/root", 5), "somebody else's counts as gone"
         assert look_at(sleeper.pid) is not None
         with trio.fail_after(10):
