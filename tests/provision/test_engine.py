@@ -163,7 +163,7 @@ async def test_only_the_right_process_is_ended() -> None:
     try:
         # For a moment after exec, the kernel shows no arguments yet.
         with trio.fail_after(10):
-            while (info := look_at(sleeper.pid)) is None or "54321" not in info.arguments:  # noqa: ASYNC110
+            while (info := look_at(sleeper.pid)) is None or "54321" not in info.arguments:
                 await trio.sleep(0.001)
         assert await end_process(sleeper.pid, "/some/data/root", 5), "somebody else's counts as gone"
         assert look_at(sleeper.pid) is not None
