@@ -6,7 +6,7 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: ## set everything up and run the server (needs, or as root installs, a Docker Engine)
-	@.ci/bootstrap serve && exec .venv/bin/terminal-supervisor serve
+	@.ci/bootstrap serve && .venv/bin/terminal-supervisor check --write && exec .venv/bin/terminal-supervisor serve
 
 demo:  ## the same page without containers: loopback only, NO ISOLATION
 	@.ci/bootstrap demo && exec .venv/bin/terminal-supervisor demo

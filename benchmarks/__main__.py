@@ -36,16 +36,22 @@ ISOLATED = [form for form in FORMS if not form.startswith("local")]
 
 
 def environment(extra: dict[str, str]) -> dict[str, str]:
-    """Return the environment that gives a supervisor the form `extra`."""
-    return os.environ | {
-        "DOCKER_IMAGE_NAME": WORKBENCH,
-        "CONTAINER_USER": "1000:1000",
-        "SESSION_COMMAND": "/bin/bash --norc --noprofile",
-        "LOCAL_ACCESS_TOKEN": TOKEN,
-        "LOG_LEVEL": "warning",
-        "INPUT_RATE": "1g",
-        **extra,
-    }
+    """Return the environment that gives a supervisor the form `extra`, without the measures that the
+    development machines cannot have unless it says otherwise.
+    """
+    return (
+        {"HARDENING_WITHOUT": "apparmor,userns,egress"}
+        | os.environ
+        | {
+            "DOCKER_IMAGE_NAME": WORKBENCH,
+            "CONTAINER_USER": "1000:1000",
+            "SESSION_COMMAND": "/bin/bash --norc --noprofile",
+            "LOCAL_ACCESS_TOKEN": TOKEN,
+            "LOG_LEVEL": "warning",
+            "INPUT_RATE": "1g",
+            **extra,
+        }
+    )
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The command `terminal-supervisor`. Nothing else parses arguments."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,11 +14,14 @@ import trio
 from supervisor import __version__
 from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError
+from supervisor.measures import SecurityStatus
 from supervisor.observability.log import configure_logging
 from supervisor.provision.report import Report
 from supervisor.provision.setup import prepared, setup, teardown
 from supervisor.reaping.reconciler import Reconciler
 from supervisor.sandbox.identity import this_process
+from supervisor.sandbox.providers import survey
+from supervisor.sandbox.security import opt_out_lines, table
 from supervisor.serve import serve
 from supervisor.settings import Settings, load_settings, read_env_file
 
@@ -30,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = _settings(options)
         configure_logging(settings.log_format, settings.log_level)
-        options.run(settings, options)
+        status: int = options.run(settings, options) or 0
     except (ConfigurationError, BaseExceptionGroup) as error:
         problems = list(_leaves(cast("BaseException", error)))
         if not all(isinstance(problem, ConfigurationError) for problem in problems):
@@ -38,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for problem in problems:
             print(f"terminal-supervisor: {problem}", file=sys.stderr)
         return EXIT_CONFIGURATION
-    return 0
+    return status
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
@@ -79,6 +83,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--tests", action="store_true", help="also what only the tests need")
     command.set_defaults(run=_setup)
+
+    command = commands.add_parser(
+        "check", help="say which measures of hardening hold here; fails when a required one does not"
+    )
+    command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument("--no-setup", action="store_true", help="rely on an earlier `setup`; build nothing")
+    command.add_argument(
+        "--write",
+        action="store_true",
+        help="unless it has any: write opt-outs for what this host cannot have into the file of settings",
+    )
+    command.set_defaults(run=_check)
 
     command = commands.add_parser("engine", help="manage the engine of the project's own, if it runs")
     command.add_argument(
@@ -129,6 +145,32 @@ def _setup(settings: Settings, options: argparse.Namespace) -> None:
         await setup(settings, Report(), rebuild=options.rebuild, tests=options.tests)
 
     trio.run(run)
+
+
+def _check(settings: Settings, options: argparse.Namespace) -> int:
+    decided = "HARDENING_WITHOUT" in read_env_file(options.env_file) | dict(os.environ)
+    if options.write and (decided or settings.provider == "local"):
+        return 0
+    if settings.provider == "local":
+        raise ConfigurationError("SANDBOX_PROVIDER=local: there is no isolation whose measures could hold")
+
+    async def run() -> SecurityStatus:
+        if options.no_setup:
+            return await survey(settings)
+        async with prepared(settings, Report()) as ready:
+            return await survey(ready.settings)
+
+    status = trio.run(run)
+    print(json.dumps(status.as_json(), indent=2) if options.json else table(status))
+    if options.write:
+        lines = opt_out_lines(status)
+        with Path(options.env_file).open("a", encoding="utf-8") as file:
+            file.write("\n".join(["", *lines, ""]))
+        print(f"written into {options.env_file}:\n  " + "\n  ".join(lines), flush=True)
+        return 0
+    for each in status.failing:
+        print(f"terminal-supervisor: measure {each.measure} does not hold: {each.how}", file=sys.stderr)
+    return 1 if status.failing else 0
 
 
 def _engine(settings: Settings, options: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import attrs
 
 from supervisor.errors import ConfigurationError
+from supervisor.measures import OPTIONAL, parse_opt_outs
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -67,6 +68,14 @@ def _between(low: float, high: float) -> Callable[[Any], str | None]:
 
 def _one_of(*allowed: str) -> Callable[[Any], str | None]:
     return lambda value: None if value in allowed else f"must be one of {', '.join(allowed)}"
+
+
+def _opt_outs(names: tuple[str, ...]) -> str | None:
+    try:
+        parse_opt_outs(names)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _matches(pattern: str, meaning: str) -> Callable[[Any], str | None]:
@@ -314,6 +323,14 @@ class Settings:
         _text,
         "Network of the session containers; none for no network.",
         _matches(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}", "a name of letters, digits, _ . -"),
+    )
+    hardening_without: tuple[str, ...] = _setting(
+        "HARDENING_WITHOUT",
+        (),
+        _list,
+        f"Measures to go without, by name, on a host that cannot have them: {', '.join(OPTIONAL)}. "
+        "`terminal-supervisor check` says which hold.",
+        _opt_outs,
     )
     memory_limit: int = _setting(
         "CONTAINER_MEMORY_LIMIT",

@@ -26,6 +26,10 @@ from supervisor.settings import load_settings
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
+# What the development machines cannot have; a host that can says so: HARDENING_WITHOUT= (empty). Of the
+# environment, so that supervisors which tests start as processes go without the same.
+os.environ.setdefault("HARDENING_WITHOUT", "apparmor,userns,egress")
+
 OWN_ENGINE = "/run/terminal-supervisor/engine/docker.sock"
 LEAK_GRACE = 10.0  # seconds for the engine to remove containers that have ended
 _not_run: dict[str, list[str]] = {}
@@ -39,6 +43,11 @@ def missing(request: pytest.FixtureRequest, reason: str) -> None:
         pytest.fail(f"cannot run here, and CI must run everything: {reason}")
     _not_run.setdefault(reason, []).append(request.node.nodeid)
     pytest.skip(reason)
+
+
+def opt_outs() -> tuple[str, ...]:
+    """Measures that sessions in these tests go without."""
+    return load_settings({"HARDENING_WITHOUT": os.environ["HARDENING_WITHOUT"]}).hardening_without
 
 
 def _get(url: str, path: str, **query: str) -> Any:

@@ -27,6 +27,8 @@ from supervisor.session.registry import SessionRegistry
 from supervisor.session.session import Session
 from supervisor.settings import Settings
 
+NO_ISOLATION = "No isolation: this terminal is a plain process of the host. Use it for development only."
+
 
 @attrs.frozen
 class Presented:
@@ -88,6 +90,18 @@ class House:
         wait = trio.move_on_after(0 if self.closing else seconds)
         self._waits.add(wait)
         return wait
+
+    @property
+    def notice(self) -> str | None:
+        """What every page says about the isolation of sessions; None when there is nothing to say."""
+        if not self.provider.isolated:
+            return NO_ISOLATION
+        without = self.provider.security.without
+        return (
+            f"This server runs without these measures of hardening: {', '.join(without)}."
+            if without
+            else None
+        )
 
     @property
     def needs_token(self) -> bool:

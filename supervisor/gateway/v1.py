@@ -27,8 +27,6 @@ from supervisor.session.attachment import (
 )
 from supervisor.session.session import Session
 
-NO_ISOLATION = "No isolation: this terminal is a plain process of the host. Use it for development only."
-
 
 class V1Speaker:
     """One connection's side of the protocol."""
@@ -76,7 +74,6 @@ class V1Speaker:
             offset=offset, window=settings.output_window, role=self._auth.role, acknowledges=True
         )
         self._resize(attachment)
-        isolated = self._house.provider.isolated
         hello = v1.hello(
             session_id=session.id,
             resumed=resumed,
@@ -85,8 +82,8 @@ class V1Speaker:
             replay=len(history),
             window=settings.output_window,
             scrollback=settings.scrollback,
-            isolated=isolated,
-            notice=None if isolated else NO_ISOLATION,
+            isolated=self._house.provider.isolated,
+            notice=self._house.notice,
             idle_timeout=settings.idle_timeout,
             max_duration=settings.max_duration,
             ends_in=session.duration_clock.deadline - trio.current_time(),

@@ -20,6 +20,7 @@ import trio
 
 from supervisor.engine import DockerContainer, DockerError
 from supervisor.errors import SandboxError
+from supervisor.measures import NO_SECURITY, SecurityStatus
 from supervisor.observability.log import get_logger
 from supervisor.sandbox.attach import attach_gate
 from supervisor.sandbox.containers import PROGRAMS, HardenedContainers, program
@@ -86,6 +87,9 @@ class DockerProvider:
         containers: makes them.
         command: what a session runs that does not say.
         nursery: for background tasks of terminals. Must outlive all leases.
+
+    Attributes:
+        security: see `SandboxProvider`; set by whoever verified.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class DockerProvider:
         self.containers = containers
         self._command = command
         self._nursery = nursery
+        self.security: SecurityStatus = NO_SECURITY
         self._starting = trio.CapacityLimiter(STARTS_AT_ONCE)
 
     def __repr__(self) -> str:

@@ -25,6 +25,7 @@ import attrs
 import trio
 
 from supervisor.errors import ConfigurationError, SandboxError
+from supervisor.measures import NO_SECURITY, SecurityStatus
 from supervisor.sandbox.image import DEFAULT_PATH
 from supervisor.sandbox.leaving import SandboxTerminal, claimed
 from supervisor.sandbox.lifeline_terminal import shake_hands
@@ -85,6 +86,11 @@ class LocalProvider:
     def isolated(self) -> bool:
         """See `SandboxProvider`."""
         return False
+
+    @property
+    def security(self) -> SecurityStatus:
+        """See `SandboxProvider`."""
+        return NO_SECURITY
 
     @asynccontextmanager
     async def lease(self, request: LeaseRequest) -> AsyncGenerator[SandboxTerminal]:

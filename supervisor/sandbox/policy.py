@@ -5,9 +5,8 @@ the engine's answers against that same JSON. Engines accept unknown keys, drop o
 with a mere warning, and add what the image declares; so every field of the answer must be the one that was
 asked for, and what was not asked for must be empty.
 
-The policy has no switch that turns a measure off. Where the measures that are not applied yet will go: the
-AppArmor profile beside seccomp in `SecurityOpt`, the user namespace in `UsernsMode`, the egress filter on the
-network's bridge, and the look from inside the container after `compare`, before the claim.
+What an operator goes without is named in `without`, measure by measure; the measures that every engine can do
+have no switch.
 """
 
 import hashlib
@@ -17,6 +16,7 @@ from typing import Any, Final
 
 import attrs
 
+from supervisor.measures import Measure, parse_opt_outs
 from supervisor.sandbox.image import ImageFacts
 from supervisor.sandbox.seccomp import SeccompProfile
 from supervisor.settings import MIB, Settings
@@ -60,6 +60,7 @@ SHM_SIZE: Final = MIB
 """Bytes of /dev/shm: enough for semaphores, nothing to live in."""
 OPEN_FILES: Final = 512
 """Descriptors per process; Node and its tools use about a hundred."""
+APPARMOR_PROFILE: Final = "ably-cli-sandbox-profile"
 HOSTNAME: Final = "sandbox"
 STOP_TIMEOUT: Final = 2
 """Seconds that an engine that is told to stop a container waits before it kills: the gate handles TERM."""
@@ -99,6 +100,7 @@ class HardeningPolicy:
         network: name of the network, or `none`.
         seccomp: the profile.
         runtime: OCI runtime by its name at the engine.
+        without: measures that the operator opted out of.
     """
 
     image: ImageFacts
@@ -111,6 +113,7 @@ class HardeningPolicy:
     network: str
     seccomp: SeccompProfile
     runtime: str
+    without: frozenset[Measure] = frozenset()
 
     @classmethod
     def from_settings(
@@ -128,7 +131,19 @@ class HardeningPolicy:
             network=settings.network,
             seccomp=seccomp,
             runtime=runtime,
+            without=parse_opt_outs(settings.hardening_without),
         )
+
+    @property
+    def security_options(self) -> list[str]:
+        """`SecurityOpt` of the create call. An engine with AppArmor applies a profile of its own to whoever
+        asks for none.
+        """
+        profile = "unconfined" if Measure.SECCOMP in self.without else self.seccomp.text
+        options = ["no-new-privileges:true", f"seccomp={profile}"]
+        if Measure.APPARMOR not in self.without:
+            options.append(f"apparmor={APPARMOR_PROFILE}")
+        return options
 
     @property
     def tmpfs(self) -> dict[str, str]:
@@ -213,7 +228,7 @@ class HardeningPolicy:
             ],
             "Privileged": False,
             "CapDrop": list(CAPABILITIES_DROPPED),
-            "SecurityOpt": ["no-new-privileges:true", f"seccomp={self.seccomp.text}"],
+            "SecurityOpt": self.security_options,
             "MaskedPaths": list(MASKED_PATHS),
             "ReadonlyPaths": list(READONLY_PATHS),
             "IpcMode": "private",
@@ -269,9 +284,11 @@ class HardeningPolicy:
         differences += [
             Difference(name, wanted[name], seen[name]) for name in wanted if wanted[name] != seen[name]
         ]
-        if inspected.get("AppArmorProfile") == "unconfined":
-            # Not part of the policy yet. But an engine that has AppArmor applies its default profile to
-            # whoever asks for none.
+        profile = inspected.get("AppArmorProfile")
+        if Measure.APPARMOR not in self.without and profile != APPARMOR_PROFILE:
+            differences.append(Difference("AppArmorProfile", APPARMOR_PROFILE, profile))
+        if profile == "unconfined":
+            # An engine that has AppArmor applies its default profile to whoever asks for none.
             differences.append(Difference("AppArmorProfile", "the engine's default", "unconfined"))
         return differences
 

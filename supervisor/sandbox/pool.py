@@ -16,6 +16,7 @@ import attrs
 import trio
 
 from supervisor.errors import SandboxError, SupervisorError
+from supervisor.measures import SecurityStatus
 from supervisor.observability.log import get_logger
 from supervisor.sandbox.terminal import LeaseRequest, SandboxProvider, Terminal
 
@@ -110,6 +111,11 @@ class WarmPool:
         self._warm = 0
         self._cold = 0
         self._replaced = 0
+
+    @property
+    def security(self) -> SecurityStatus:
+        """See `SandboxProvider`."""
+        return self.provider.security
 
     def __repr__(self) -> str:
         return f"<WarmPool {self.statistics()}>"

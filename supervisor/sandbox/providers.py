@@ -5,15 +5,17 @@ Opening verifies (engine, image, network, isolation, a self-test), so that what 
 not in front of a user. It takes two to three seconds with provider `docker`.
 """
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Final
 
+import attrs
 import trio
 
 from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError, SandboxError
+from supervisor.measures import Measure, SecurityStatus, parse_opt_outs
 from supervisor.observability.log import get_logger
 from supervisor.provision.compiler import docker_directory
 from supervisor.reaping.directories import held_directory
@@ -32,8 +34,9 @@ from supervisor.sandbox.network import NO_NETWORK, ensure_network
 from supervisor.sandbox.policy import HardeningPolicy
 from supervisor.sandbox.pool import WarmPool
 from supervisor.sandbox.seccomp import load_profile
+from supervisor.sandbox.security import as_required, require_measures, security_status
 from supervisor.sandbox.terminal import SandboxProvider
-from supervisor.sandbox.verify import own_programs, read_engine, self_test
+from supervisor.sandbox.verify import EngineFacts, missing_measures, own_programs, read_engine, self_test
 from supervisor.settings import Settings
 
 _log = get_logger("sandbox")
@@ -115,9 +118,13 @@ async def open_docker_provider(settings: Settings, *, verify: bool = True) -> As
                 guard = Guard(docker.docker_host, identity.instance, sockets)
                 stack.enter_context(_watched(guard, pending))
                 await nursery.start(keep_guard, guard)
-                provider = await _verified(docker, identity, settings, nursery, pending, sockets)
+                engine = await read_engine(docker, settings)
+                missing = missing_measures(engine, settings)
+                provider = await _verified(
+                    docker, identity, settings, nursery, pending, sockets, engine, missing
+                )
                 if verify:
-                    await _prove(provider, settings)
+                    await _prove(provider, settings, missing)
             except ConfigurationError as error:  # kept out of the nursery, which would wrap it
                 failure = error
             else:
@@ -150,9 +157,10 @@ async def _verified(
     nursery: trio.Nursery,
     pending: PendingRemovals,
     sockets: Path | None,
+    engine: EngineFacts,
+    missing: Mapping[Measure, str],
 ) -> DockerProvider:
-    engine = await read_engine(docker, settings)
-    problems: list[str] = []
+    problems = require_measures(missing, parse_opt_outs(settings.hardening_without))
     image: ImageFacts | None = None
     try:
         seccomp = load_profile(docker_directory() / "seccomp.json")
@@ -190,11 +198,44 @@ async def _verified(
     return DockerProvider(containers, settings.command or image.command, nursery)
 
 
-async def _prove(provider: DockerProvider, settings: Settings) -> None:
-    """Have sandboxes show that they are what they should be."""
+async def _prove(provider: DockerProvider, settings: Settings, missing: Mapping[Measure, str]) -> None:
+    """Have sandboxes show that they are what they should be, and note it in the provider."""
+    policy = provider.containers.policy
+    seen: dict[Measure, tuple[str, ...]] = {}
     await self_test(provider)
-    if settings.network != NO_NETWORK:
+    if settings.network == NO_NETWORK:
+        seen[Measure.ISOLATION] = seen[Measure.EGRESS] = ("engine",)
+    elif Measure.ISOLATION not in policy.without:
         try:
             await prove_isolation(provider.containers)
         except (DockerError, SandboxError) as error:
             raise ConfigurationError(f"isolation of the network {settings.network}: {error}") from error
+        seen[Measure.ISOLATION] = ("packets",)
+    if Measure.USERNS not in missing:
+        seen[Measure.USERNS] = ("engine",)
+    provider.security = status = security_status(policy, missing, seen)
+    if status.failing:
+        raise ConfigurationError(
+            "nothing has shown that these measures hold: "
+            + ", ".join(str(each.measure) for each in status.failing)
+        )
+    _log.info("hardening", holds=[str(each.measure) for each in status.measures if each.holds])
+    if status.without:
+        _log.warning("sessions go without measures of hardening", without=list(status.without))
+
+
+async def survey(settings: Settings) -> SecurityStatus:
+    """Return how each measure stands on this host, the missing ones included.
+
+    Raises:
+        ConfigurationError: sandboxes cannot be started at all, or are not what was asked for.
+    """
+    try:
+        async with Docker(settings.docker_host or None) as docker:
+            missing = missing_measures(await read_engine(docker, settings), settings)
+    except (ValueError, DockerError) as error:
+        raise ConfigurationError(f"DOCKER_HOST={settings.docker_host}: {error}") from error
+    without = parse_opt_outs(settings.hardening_without) | missing.keys()
+    wider = attrs.evolve(settings, hardening_without=tuple(sorted(without)))
+    async with open_docker_provider(wider) as provider:
+        return as_required(provider.security, settings)

@@ -10,6 +10,8 @@ from typing import Protocol
 
 import attrs
 
+from supervisor.measures import SecurityStatus
+
 
 @attrs.frozen
 class ExitStatus:
@@ -98,6 +100,11 @@ class SandboxProvider(Protocol):
     @property
     def isolated(self) -> bool:
         """False when the user's programs run on this host without isolation, which every page then says."""
+        ...
+
+    @property
+    def security(self) -> SecurityStatus:
+        """What hardening its sandboxes have."""
         ...
 
     def lease(self, request: LeaseRequest) -> AbstractAsyncContextManager[Terminal]:

@@ -14,15 +14,20 @@ import trio
 
 from supervisor.engine import Docker, DockerConnectionError, DockerError, DockerTimeoutError
 from supervisor.errors import ConfigurationError, SandboxError
+from supervisor.measures import Measure
 from supervisor.provision.compiler import compile_static, docker_directory, machine_name
 from supervisor.provision.gate import build_gate
 from supervisor.sandbox.docker import DockerProvider
+from supervisor.sandbox.network import NO_NETWORK
+from supervisor.sandbox.policy import APPARMOR_PROFILE
 from supervisor.sandbox.terminal import LeaseRequest
 from supervisor.settings import Settings
 
 _CALL_TIMEOUT = 15.0
 SELF_TEST_TIMEOUT: Final = 15.0
 """Seconds for each step of the self-test. All of them together take less than one."""
+
+_APPARMOR_PROFILES: Final = Path("/sys/kernel/security/apparmor/profiles")
 
 # What the engine knows of its kernel's abilities, by the keys of `GET /info`, and the measure that needs
 # each.
@@ -43,12 +48,15 @@ class EngineFacts:
         runtime: its default OCI runtime.
         machine: `x86_64` or `aarch64`.
         remapped: it maps the users of containers to others of the host.
+        seccomp, apparmor: it and its kernel have these.
     """
 
     local: bool
     runtime: str
     machine: str
     remapped: bool
+    seccomp: bool
+    apparmor: bool
 
 
 async def read_engine(docker: Docker, settings: Settings) -> EngineFacts:
@@ -80,12 +88,58 @@ async def read_engine(docker: Docker, settings: Settings) -> EngineFacts:
             f"the engine at {where} is not fit for sessions:\n  " + "\n  ".join(problems)
         )
     options: list[str] = info.get("SecurityOptions") or []
+
+    def has(name: str) -> bool:
+        return any(f"name={name}" in option for option in options)
+
     return EngineFacts(
         local=local,
         runtime=str(info["DefaultRuntime"]),
         machine=machine_name(str(info["Architecture"])),
-        remapped=any("name=userns" in option for option in options),
+        remapped=has("userns"),
+        seccomp=has("seccomp"),
+        apparmor=has("apparmor"),
     )
+
+
+def missing_measures(engine: EngineFacts, settings: Settings) -> dict[Measure, str]:
+    """Return the measures that cannot be had here, whether required or not: why, and how to get them."""
+    missing: dict[Measure, str] = {}
+    if not engine.seccomp:
+        missing[Measure.SECCOMP] = (
+            "the engine has no seccomp: it needs a kernel with CONFIG_SECCOMP_FILTER, and an engine built "
+            "with it"
+        )
+    if not engine.apparmor:
+        missing[Measure.APPARMOR] = (
+            "the engine's kernel has no AppArmor: boot a kernel that has it, with lsm=…,apparmor"
+        )
+    elif engine.local and (mode := _apparmor_mode()) != "enforce":
+        missing[Measure.APPARMOR] = (
+            f"the profile {APPARMOR_PROFILE} is {mode}: load it in enforce mode (apparmor_parser -r FILE)"
+        )
+    if not engine.remapped:
+        missing[Measure.USERNS] = (
+            'the engine does not remap users: set "userns-remap": "default" in its daemon.json and restart it'
+        )
+    if settings.network != NO_NETWORK:
+        missing[Measure.EGRESS] = (
+            "packets are not filtered yet: DOCKER_NETWORK_NAME=none gives no network at all"
+        )
+    return missing
+
+
+def _apparmor_mode() -> str:
+    """Return the mode of our AppArmor profile by the kernel's own list."""
+    try:
+        profiles = _APPARMOR_PROFILES.read_text()
+    except OSError as error:
+        return f"not to be found ({error})"
+    for line in profiles.splitlines():
+        name, _, mode = line.partition(" ")
+        if name == APPARMOR_PROFILE:
+            return mode.strip("()")
+    return "not loaded"
 
 
 def engine_problems(info: dict[str, Any]) -> list[str]:
@@ -97,9 +151,6 @@ def engine_problems(info: dict[str, Any]) -> list[str]:
     ]
     if info.get("OSType") != "linux":
         problems.append(f"its containers are for {info.get('OSType')}, not for linux")
-    options: list[str] = info.get("SecurityOptions") or []
-    if not any("name=seccomp" in option for option in options):
-        problems.append("it has no seccomp (the kernel's CONFIG_SECCOMP, and an engine built with it)")
     return problems
 
 

@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import trio
 
 from supervisor.errors import SandboxError
+from supervisor.measures import NO_SECURITY
 from supervisor.sandbox.terminal import ExitStatus, LeaseRequest, Terminal
 
 
@@ -113,6 +114,7 @@ class MemoryProvider:
 
     name = "memory"
     isolated = True
+    security = NO_SECURITY
 
     def __init__(self) -> None:
         self.terminals: list[MemoryTerminal] = []

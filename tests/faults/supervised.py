@@ -36,6 +36,7 @@ def environment(docker_host: str, **changes: str) -> dict[str, str]:
         "SESSION_COMMAND": "/bin/bash --norc --noprofile",
         "CONTAINER_USER": "1000:1000",
         "LOCAL_ACCESS_TOKEN": TOKEN,
+        "HARDENING_WITHOUT": os.environ["HARDENING_WITHOUT"],
         "PORT": "0",
         "WARM_POOL_SIZE": "1",
         "LOG_FORMAT": "json",

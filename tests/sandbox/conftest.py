@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 import trio
-from conftest import missing
+from conftest import missing, opt_outs
 
 from supervisor.engine import DockerContainer
 from supervisor.sandbox.docker import DockerProvider
@@ -31,6 +31,7 @@ def docker_settings(request: pytest.FixtureRequest, **changes: object) -> Settin
         "container_user": "1000:1000",
         "network": "none",
         "command": ("bash", "--norc"),
+        "hardening_without": opt_outs(),
     }
     return Settings(**{**base, **changes})  # type: ignore[arg-type]
 

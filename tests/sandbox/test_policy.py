@@ -36,7 +36,10 @@ LABELS = {LABEL_PRODUCT: "session"}
 @pytest.fixture(scope="module")
 def policy() -> HardeningPolicy:
     return HardeningPolicy.from_settings(
-        Settings(), IMAGE, load_profile(docker_directory() / "seccomp.json"), "runc"
+        Settings(hardening_without=("apparmor",)),
+        IMAGE,
+        load_profile(docker_directory() / "seccomp.json"),
+        "runc",
     )
 
 

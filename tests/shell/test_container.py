@@ -9,6 +9,7 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
+from conftest import opt_outs
 
 from supervisor.engine import Docker
 from supervisor.provision.archive import BuildContext
@@ -76,7 +77,13 @@ async def settings(docker_host: str, workbench_image: str, shell_binary: Path) -
                 async for _ in lines:
                     pass
         try:
-            yield Settings(docker_host=docker_host, image=image, network="none", container_user="1000:1000")
+            yield Settings(
+                docker_host=docker_host,
+                image=image,
+                network="none",
+                container_user="1000:1000",
+                hardening_without=opt_outs(),
+            )
         finally:
             with trio.move_on_after(30, shield=True):
                 await docker.images.delete(image, force=True)

@@ -1,0 +1,142 @@
+"""What hardening there is, measure by measure: from what was asked for, what was missing and what was seen.
+
+`survey` is the operator's `check`: it opens the provider without what cannot be had here, so that everything
+else is verified all the same, and says which of the missing measures are required.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import attrs
+
+from supervisor.errors import ConfigurationError
+from supervisor.measures import OPTIONAL, Measure, MeasureStatus, SecurityStatus, parse_opt_outs
+from supervisor.sandbox.network import NO_NETWORK
+from supervisor.sandbox.policy import APPARMOR_PROFILE, HardeningPolicy
+from supervisor.settings import MIB, Settings
+
+GONE_WITHOUT: Final = "gone without (HARDENING_WITHOUT)"
+
+# What the engine's answer is compared for with every container.
+_SHOWN_BY_ENGINE: Final = frozenset(
+    {
+        Measure.SECCOMP,
+        Measure.APPARMOR,
+        Measure.CAPABILITIES,
+        Measure.NO_NEW_PRIVILEGES,
+        Measure.READ_ONLY,
+        Measure.TMPFS,
+        Measure.LIMITS,
+        Measure.NAMESPACES,
+    }
+)
+
+
+def require_measures(missing: Mapping[Measure, str], without: Iterable[Measure]) -> list[str]:
+    """Return one complaint per measure that is required and cannot be had, and how to go without them all."""
+    required = {measure: why for measure, why in missing.items() if measure not in without}
+    problems = [f"measure {measure} ({measure.sentence}): {why}" for measure, why in required.items()]
+    if required:
+        names = ",".join(sorted({*without, *required}))
+        problems.append(f"to go without what this host cannot have, knowingly: HARDENING_WITHOUT={names}")
+    return problems
+
+
+def security_status(
+    policy: HardeningPolicy,
+    missing: Mapping[Measure, str],
+    seen: Mapping[Measure, tuple[str, ...]],
+    notes: Iterable[str] = (),
+) -> SecurityStatus:
+    """Return how things stand once sandboxes have been started.
+
+    Args:
+        policy: what was asked for.
+        missing: what cannot be had here, and why.
+        seen: by what else than the engine each measure was seen to hold.
+        notes: for operators.
+    """
+    measures = [_status(measure, policy, missing, seen.get(measure, ())) for measure in Measure]
+    digest = "" if Measure.SECCOMP in policy.without else policy.seccomp.digest
+    status = SecurityStatus(False, tuple(measures), tuple(sorted(policy.without)), digest, tuple(notes))
+    return attrs.evolve(status, initialized=not status.failing)
+
+
+def _status(
+    measure: Measure, policy: HardeningPolicy, missing: Mapping[Measure, str], seen: tuple[str, ...]
+) -> MeasureStatus:
+    required = measure not in policy.without
+    if measure in missing:
+        return MeasureStatus(measure, required, False, (), missing[measure])
+    if not required:
+        return MeasureStatus(measure, False, False, (), GONE_WITHOUT)
+    verified = (("engine",) if measure in _SHOWN_BY_ENGINE else ()) + seen
+    return MeasureStatus(measure, True, True, verified, _asked(measure, policy))
+
+
+def _asked(measure: Measure, policy: HardeningPolicy) -> str:
+    network = "network none" if policy.network == NO_NETWORK else f"network {policy.network}"
+    return {
+        Measure.SECCOMP: f"profile {policy.seccomp.digest[:16]}, {len(policy.seccomp.allowed)} calls allowed",
+        Measure.APPARMOR: f"profile {APPARMOR_PROFILE}, enforced",
+        Measure.USERNS: "userns-remap of the engine",
+        Measure.EGRESS: network,
+        Measure.ISOLATION: network,
+        Measure.CAPABILITIES: "all dropped",
+        Measure.NO_NEW_PRIVILEGES: "no-new-privileges",
+        Measure.READ_ONLY: "read-only root, mounts and /proc paths",
+        Measure.TMPFS: f"noexec, nosuid, nodev: {', '.join(policy.tmpfs)}",
+        Measure.LIMITS: f"{policy.memory // MIB} MB, {policy.nano_cpus / 1e9:g} CPU, {policy.pids} processes",
+        Measure.NAMESPACES: "private",
+    }[measure]
+
+
+def as_required(status: SecurityStatus, settings: Settings) -> SecurityStatus:
+    """Return `status` with what `settings` require, where it was found out with more opt-outs."""
+    without = parse_opt_outs(settings.hardening_without)
+    measures = tuple(attrs.evolve(each, required=each.measure not in without) for each in status.measures)
+    status = attrs.evolve(status, measures=measures, without=tuple(sorted(without)))
+    return attrs.evolve(status, initialized=not status.failing)
+
+
+def table(status: SecurityStatus) -> str:
+    """Return the measures as a table for people."""
+    rows = [("measure", "required", "applied", "verified by", "how")]
+    rows += [
+        (
+            str(each.measure),
+            "yes" if each.required else "no",
+            "yes" if each.applied else "NO" if each.required else "no",
+            ", ".join(each.verified) or "-",
+            each.how,
+        )
+        for each in status.measures
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip()
+        for row in rows
+    ]
+    return "\n".join([*lines, *(f"note: {note}" for note in status.notes)])
+
+
+def opt_out_lines(status: SecurityStatus) -> list[str]:
+    """Return the lines of a file of settings that opt out of what is required and cannot be had, with
+    reasons.
+
+    Raises:
+        ConfigurationError: something fails that cannot be gone without.
+    """
+    stuck = [each for each in status.failing if each.measure not in OPTIONAL]
+    if stuck:
+        raise ConfigurationError(
+            "these measures fail and cannot be gone without:\n  "
+            + "\n  ".join(f"{each.measure}: {each.how}" for each in stuck)
+        )
+    names = [*status.without, *(str(each.measure) for each in status.failing)]
+    return [
+        "# What of the hardening this host could not have when `terminal-supervisor check` looked, and why.",
+        "# Take a name out of the list as soon as it can; `check` says how things stand.",
+        *(f"#   {each.measure}: {each.how}" for each in status.failing),
+        f"HARDENING_WITHOUT={','.join(names)}",
+    ]
