@@ -45,8 +45,9 @@ class Supervisor:
     async def stop(self) -> None:
         """End all sessions, tell everybody, and return when they have heard it or the grace is over."""
         self.registry.close(EndReason.SHUTDOWN)
+        self.gateway.stop_listening()
         with trio.move_on_after(self.settings.shutdown_grace):
-            await self.gateway.drain()
+            await self.gateway.drain(EndReason.SHUTDOWN)
 
 
 @asynccontextmanager

@@ -60,7 +60,7 @@ class House:
     """Shared by all connections; knows nothing of any of them but how long it may wait.
 
     Attributes:
-        closing: whether visitors are no longer welcome.
+        closing: why visitors are not welcome now; None while they are.
         port: that clients connect to, known once the gateway listens.
         on_redeemed: called when a one-time token has been used, so that the next one can be announced.
     """
@@ -69,7 +69,7 @@ class House:
         self, settings: Settings, provider: SandboxProvider, registry: SessionRegistry, tokens: OneTimeTokens
     ) -> None:
         self.settings = settings
-        self.closing = False
+        self.closing: EndReason | None = None
         self.port = settings.port
         self.tls = settings.tls_certificate is not None
         self.on_redeemed: Callable[[], None] = lambda: None
@@ -79,11 +79,15 @@ class House:
         self._digest_key = secrets.token_bytes(32)
         self._waits: WeakSet[trio.CancelScope] = WeakSet()
 
-    def close(self) -> None:
+    def close(self, reason: EndReason) -> None:
         """Let nobody wait any longer who has no session."""
-        self.closing = True
+        self.closing = reason
         for wait in self._waits:
             wait.cancel()
+
+    def reopen(self) -> None:
+        """Welcome visitors again."""
+        self.closing = None
 
     def patience(self, seconds: float) -> trio.CancelScope:
         """As `trio.move_on_after`, for a wait that ends early when the house closes."""

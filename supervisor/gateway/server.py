@@ -6,6 +6,9 @@ defeats DNS rebinding.
 """
 
 import json
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from http import HTTPStatus
 
@@ -24,6 +27,7 @@ from supervisor.gateway.v1 import V1Speaker
 from supervisor.gateway.viewer import Speaker, converse
 from supervisor.gateway.websocket import ConnectionLostError, WebSocket
 from supervisor.observability.log import get_logger
+from supervisor.protocol.closing import EndReason
 from supervisor.protocol.v1 import SUBPROTOCOL
 
 log = get_logger(__name__)
@@ -39,9 +43,15 @@ class Gateway:
 
     Attributes:
         url: where the page is, once `run` has started.
+        listening: its sockets, from then on. They outlive a pause, so that nobody who connects meanwhile is
+            refused.
+
+    Args:
+        house, pages: what there is to visit.
+        listening: sockets that listen already, of an earlier process; owned from now on.
     """
 
-    def __init__(self, house: House, pages: Pages) -> None:
+    def __init__(self, house: House, pages: Pages, listening: Sequence[socket.socket] = ()) -> None:
         self.house = house
         self.settings = house.settings
         self.pages = pages
@@ -53,6 +63,8 @@ class Gateway:
             else None
         )
         self.url = ""
+        self.listening: list[socket.socket] = list(listening)
+        self._resumed = trio.Event()
         self._connections = 0
         self._accepting = trio.CancelScope()
         self._gone = trio.lowlevel.ParkingLot()
@@ -66,6 +78,23 @@ class Gateway:
         Raises:
             ConfigurationError: the address cannot be listened on.
         """
+        with ExitStack() as stack:
+            if not self.listening:
+                self.listening = await self._listen()
+            for each in self.listening:
+                stack.enter_context(each)
+            self.house.port = self.listening[0].getsockname()[1]
+            self.url = self._url()
+            async with trio.open_nursery() as nursery:
+                if self.tls:
+                    nursery.start_soon(self.tls.watch)
+                await nursery.start(self._accept, nursery)
+                task_status.started()
+                while True:
+                    await self._resumed.wait()
+                    await nursery.start(self._accept, nursery)
+
+    async def _listen(self) -> list[socket.socket]:
         settings = self.settings
         try:
             listeners = await trio.open_tcp_listeners(settings.port, host=settings.host, backlog=BACKLOG)
@@ -73,13 +102,7 @@ class Gateway:
             raise ConfigurationError(
                 f"HOST={settings.host} PORT={settings.port}: cannot listen there: {error.strerror or error}"
             ) from error
-        self.house.port = listeners[0].socket.getsockname()[1]
-        self.url = self._url()
-        async with trio.open_nursery() as nursery:
-            if self.tls:
-                nursery.start_soon(self.tls.watch)
-            await nursery.start(self._accept, listeners, nursery)
-            task_status.started()
+        return [socket.socket(fileno=listener.socket.detach()) for listener in listeners]
 
     def _url(self) -> str:
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.settings.host, self.settings.host)  # noqa: S104
@@ -87,26 +110,38 @@ class Gateway:
             f"{'https' if self.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{self.house.port}/"
         )
 
-    async def _accept(
-        self,
-        listeners: list[trio.SocketListener],
-        nursery: trio.Nursery,
-        *,
-        task_status: trio.TaskStatus[None],
-    ) -> None:
-        with self._accepting:
+    async def _accept(self, nursery: trio.Nursery, *, task_status: trio.TaskStatus[None]) -> None:
+        self._resumed = trio.Event()
+        # Trio closes what it accepts from.
+        listeners = [
+            trio.SocketListener(trio.socket.from_stdlib_socket(each.dup())) for each in self.listening
+        ]
+        with trio.CancelScope() as self._accepting:
             async with trio.open_nursery() as accepting:
                 await accepting.start(
                     partial(trio.serve_listeners, self._accepted, listeners, handler_nursery=nursery)
                 )
                 task_status.started()
 
-    async def drain(self) -> None:
-        """Stop accepting, and return when the connections that were there are gone."""
+    async def drain(self, reason: EndReason) -> None:
+        """Stop accepting, and return when the connections that were there are gone; who has no session is
+        told `reason`. Who connects from now on waits, for `resume` or for another process that has the
+        sockets.
+        """
         self._accepting.cancel()
-        self.house.close()
+        self.house.close(reason)
         while self._connections:
             await self._gone.park()
+
+    def stop_listening(self) -> None:
+        """Have whoever connects from now on refused."""
+        for each in self.listening:
+            each.close()
+
+    def resume(self) -> None:
+        """Accept again."""
+        self.house.reopen()
+        self._resumed.set()
 
     async def _accepted(self, stream: trio.SocketStream) -> None:
         try:

@@ -14,9 +14,9 @@ import trio
 
 from supervisor.errors import PeerError, SandboxError, SessionRefusedError, SupervisorError
 from supervisor.gateway.house import House, Identity
-from supervisor.gateway.websocket import ConnectionLostError, WebSocket
+from supervisor.gateway.websocket import CLOSE_TIMEOUT, ConnectionLostError, WebSocket
 from supervisor.observability.log import get_logger
-from supervisor.protocol.closing import EndReason, reason_for
+from supervisor.protocol.closing import CLOSINGS, EndReason, reason_for
 from supervisor.session.attachment import Attachment, Ended, Event
 from supervisor.session.session import Session
 
@@ -138,6 +138,14 @@ async def _dialogue(websocket: WebSocket, speaker: Speaker, house: House) -> End
                 await websocket.send(frame)
             listener.admit(attachment)
             ended = await _tell(websocket, speaker, attachment)
+            if ended.reason is EndReason.HANDOVER:
+                # What the client typed before it heard of this belongs to its session: the listener goes on.
+                with trio.move_on_after(CLOSE_TIMEOUT):
+                    for frame in speaker.farewell(ended, None):
+                        await websocket.send(frame)
+                    await websocket.begin_close(*speaker.close_frame(ended.reason))
+                    await trio.sleep_forever()
+                raise ConnectionLostError
         finally:
             session.detach(attachment)
             if not resumed and listener.attachment is None:
@@ -155,7 +163,7 @@ async def _authenticate(websocket: WebSocket, speaker: Speaker, house: House) ->
         websocket.authenticated()
         return opening
     if house.closing:
-        raise SessionRefusedError(EndReason.SHUTDOWN.value, "The server is shutting down.")
+        raise SessionRefusedError(house.closing.value, CLOSINGS[house.closing].message)
     raise SessionRefusedError(EndReason.AUTH_TIMEOUT.value, "No authentication message came in time.")
 
 

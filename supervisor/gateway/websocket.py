@@ -64,6 +64,7 @@ class WebSocket:
         self._pinged = trio.lowlevel.ParkingLot()
         self._writing = trio.Lock()
         self._cut_off = False
+        self._closing = False  # nothing may follow our close frame
 
     def __repr__(self) -> str:
         return f"<WebSocket {self._protocol.state.name}{' cut off' if self._cut_off else ''}>"
@@ -183,7 +184,7 @@ class WebSocket:
             ConnectionLostError: it does not answer.
         """
         settings = self._settings
-        while True:
+        while not self._closing:
             if self._asked is None:
                 deadline = self._heard + settings.ping_interval
             else:
@@ -201,6 +202,17 @@ class WebSocket:
                 raise ConnectionLostError
             else:  # while we do not read (the input waits for its program) the silence is ours
                 self._asked = trio.current_time()
+
+    async def begin_close(self, code: int, reason: str) -> None:
+        """Say goodbye, and leave it to who calls `receive` to hear what the peer had sent before it heard of
+        it; the peer's goodbye is a `ConnectionLostError` there.
+
+        Raises:
+            ConnectionLostError, SessionRefusedError: as `send`.
+        """
+        self._closing = True
+        self._pinged.unpark_all()
+        await self._write(CloseConnection(code, reason))
 
     async def close(self, code: int, reason: str) -> None:
         """Say goodbye, or answer the peer's, within a moment, and whatever it does; nobody else may use the

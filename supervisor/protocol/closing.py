@@ -38,6 +38,8 @@ class EndReason(StrEnum):
     """The session ended on the server: its sandbox was lost, or an operator ended it."""
     SHUTDOWN = "shutdown"
     """The server is going away."""
+    HANDOVER = "handover"
+    """Another process of this server goes on with the session."""
     CREDENTIALS = "credentials"
     """Credentials are missing, wrong, expired, or not those of the session."""
     RATE_LIMIT = "rate_limit"
@@ -143,6 +145,16 @@ CLOSINGS: Mapping[EndReason, Closing] = MappingProxyType(
             "The server is going away",
             "The server is going away. Reconnecting gives a new session.",
             False,
+        ),
+        # 1012 is "service restart" (IANA's registry of close codes); both clients come back at once with the
+        # session's id.
+        EndReason.HANDOVER: Closing(
+            1012,
+            "handover",
+            1012,
+            "The server is being renewed",
+            "The server is being renewed. The session goes on in a moment.",
+            True,
         ),
         EndReason.CREDENTIALS: Closing(
             4001,

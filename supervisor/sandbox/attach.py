@@ -256,6 +256,12 @@ class AttachTerminal:
             self._check_open()
             await self._gate.send_all(data)
 
+    async def send_some(self, data: bytes) -> int:
+        """See `Terminal`; but cancelling may leave a prefix delivered: what the engine has taken shows
+        nowhere."""
+        await self.send_all(data)
+        return len(data)
+
     async def resize(self, cols: int, rows: int) -> None:
         """See `Terminal`. It takes effect soon: the engine is asked in the background. Raises ValueError for
         sizes out of range.

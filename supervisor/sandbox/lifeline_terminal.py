@@ -224,6 +224,10 @@ class LifelineTerminal:
         """See `Terminal`."""
         await self._pty.send_all(data)
 
+    async def send_some(self, data: bytes) -> int:
+        """See `Terminal`."""
+        return await self._pty.send_some(data)
+
     async def resize(self, cols: int, rows: int) -> None:
         """See `Terminal`. Raises ValueError for sizes out of range."""
         await self._pty.resize(cols, rows)

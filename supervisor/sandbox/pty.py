@@ -210,6 +210,24 @@ class PtyStream:
                         await self._wait(trio.lowlevel.wait_writable)
             await trio.lowlevel.cancel_shielded_checkpoint()
 
+    async def send_some(self, data: bytes) -> int:
+        """Type the beginning of `data`, one byte at least, and return how many; cancelled, it has typed
+        nothing.
+
+        Raises:
+            trio.BrokenResourceError: as `send_all`.
+        """
+        with self._sending, memoryview(data) as whole:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            while True:
+                self._check_open()
+                if self._finished:
+                    raise trio.BrokenResourceError("the command on this PTY has ended")
+                if count := self._write_now(whole[:_WRITE_CHUNK]):
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                    return count
+                await self._wait(trio.lowlevel.wait_writable)
+
     def _write_now(self, chunk: memoryview) -> int:
         if not chunk:
             return 0

@@ -71,6 +71,11 @@ class Terminal(Protocol):
         """Type `data`. Waits while the command does not read; cancelling may leave a prefix delivered."""
         ...
 
+    async def send_some(self, data: bytes) -> int:
+        """Type the beginning of `data`, one byte at least, and return how many bytes that was. Waits while
+        the command does not read; a cancelled call has typed nothing."""
+        ...
+
     async def resize(self, cols: int, rows: int) -> None:
         """Set the window size (1 to 1000 each), which signals the foreground process group."""
         ...

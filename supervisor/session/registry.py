@@ -5,11 +5,14 @@ from collections.abc import Iterator
 
 import trio
 
-from supervisor.errors import SessionRefusedError
+from supervisor.errors import SandboxError, SessionRefusedError
+from supervisor.observability.log import get_logger
 from supervisor.protocol.closing import EndReason
 from supervisor.sandbox.terminal import LeaseRequest, SandboxProvider
 from supervisor.session.session import Session
 from supervisor.settings import Settings
+
+log = get_logger(__name__)
 
 
 class SessionRegistry:
@@ -75,6 +78,35 @@ class SessionRegistry:
         if not hmac.compare_digest(session.owner, owner):
             raise SessionRefusedError(EndReason.CREDENTIALS.value, "These credentials are not accepted.")
         return session
+
+    # ------------------------------------------------------------------ another process
+
+    async def freeze(self) -> list[Session]:
+        """Stop all sessions where they are, until `thaw`; return those that another process can go on with.
+
+        Nobody may create or resume one meanwhile.
+        """
+        return [session for session in self if await session.freeze()]
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        for session in self:
+            session.thaw()
+
+    def adopt(self, session: Session, provider: SandboxProvider) -> None:
+        """Go on with a restored session, whose terminal `provider` leases. It starts at once, in whatever way
+        it ends."""
+        self._sessions[session.id] = session
+        session.thaw()
+        self._nursery.start_soon(self._keep_adopted, session, provider)
+
+    async def _keep_adopted(self, session: Session, provider: SandboxProvider) -> None:
+        try:
+            await session.run(provider)
+        except (SandboxError, SessionRefusedError) as error:
+            log.warning("a session that was handed over is lost", session=session.label, problem=str(error))
+        finally:
+            del self._sessions[session.id]
 
     def close(self, reason: EndReason) -> None:
         """Refuse new sessions from now on and end those that are there."""

@@ -15,17 +15,21 @@ class Scrollback:
     Attributes:
         capacity: bytes that stay readable.
         end: absolute offset one past the newest byte, which is the number of bytes ever written.
+
+    Args:
+        capacity: see above.
+        beginning: absolute offset of the first byte that will be appended; what was before is not here.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(self, capacity: int, beginning: int = 0) -> None:
         if capacity < 1:
             raise ValueError("capacity must be at least 1 byte")
         self.capacity = capacity
-        self.end = 0
-        self._blocks: list[bytearray] = []
-        self._first = (
-            0  # number of the first block kept; block k holds the offsets k*BLOCK to (k+1)*BLOCK - 1
-        )
+        self.end = beginning
+        self._beginning = beginning
+        # Number of the first block kept; block k holds the offsets k*BLOCK to (k+1)*BLOCK - 1.
+        self._first = beginning // BLOCK
+        self._blocks: list[bytearray] = [bytearray(beginning % BLOCK)] if beginning % BLOCK else []
 
     def __repr__(self) -> str:
         return f"<Scrollback {self.start}..{self.end} of at most {self.capacity} bytes>"
@@ -33,7 +37,7 @@ class Scrollback:
     @property
     def start(self) -> int:
         """Absolute offset of the oldest byte that can still be read."""
-        return max(0, self.end - self.capacity)
+        return max(self._beginning, self.end - self.capacity)
 
     def append(self, data: bytes) -> None:
         """Add `data` at the end; what falls out of the window is forgotten."""

@@ -2,7 +2,8 @@
 
 `Session.run` is that scope. Leaving it, by any path, takes the terminal's lease with it. Output goes PTY →
 scrollback → each viewer's own pace; input goes viewers → limiter → PTY. A session outlives its connections,
-which is what makes resume work; it never outlives its maximum duration.
+which is what makes resume work; it never outlives its maximum duration. It can also outlive its process:
+frozen, it is a snapshot that another process goes on with (`supervisor.handover`).
 
 Pacing: the program is held back by the *fastest* viewer, so that a slow one delays nobody; when nobody
 watches, it runs freely into the scrollback.
@@ -32,6 +33,7 @@ from supervisor.session.attachment import (
 from supervisor.session.clocks import Countdown
 from supervisor.session.limiter import TokenBucket
 from supervisor.session.scrollback import Scrollback
+from supervisor.session.snapshot import SessionSnapshot, from_monotonic, to_monotonic
 from supervisor.session.state import SessionState
 from supervisor.settings import Settings
 
@@ -83,6 +85,7 @@ class Session:
             hangup_grace=settings.hangup_grace,
         )
         self._size = (request.cols, request.rows)
+        self._size_applied: tuple[int, int] | None = self._size
         self._size_changed = trio.Event()
         self._attachments: set[Attachment] = set()
         self._room = trio.lowlevel.ParkingLot()
@@ -96,6 +99,11 @@ class Session:
         self.duration_clock = Countdown(settings.max_duration, settings.timeout_warning, self._born)
         self._abandoned_at = self._born + max(settings.resume_grace, FIRST_VIEWER_GRACE)
         self._last_viewer_left = trio.lowlevel.ParkingLot()
+        self._pumps = trio.CancelScope()
+        self._frozen = False
+        self._pumps_stopped = trio.Event()
+        self._thawed = trio.Event()
+        self._parting = False
 
     def __repr__(self) -> str:
         return (
@@ -151,6 +159,7 @@ class Session:
         finally:
             self.state = SessionState.CLOSED
             self._set_ended(Ended(EndReason.ENDED))
+            self._pumps_stopped.set()
             self._request = attrs.evolve(self._request, environment={})  # it holds credentials
             log.info(
                 "session ended",
@@ -179,6 +188,17 @@ class Session:
 
     async def _serve(self, terminal: Terminal) -> None:
         status: ExitStatus | None = None
+        while status is None:
+            if self._frozen:
+                self._pumps_stopped.set()
+                await self._thawed.wait()
+            with trio.CancelScope() as self._pumps:
+                status = await self._pump(terminal)
+        self._set_ended(Ended(EndReason.USER_EXIT, status))
+
+    async def _pump(self, terminal: Terminal) -> ExitStatus:
+        """Move bytes until the command has ended. Cancelled, it has lost none: what was not typed is still
+        queued."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._pump_input, terminal)
             nursery.start_soon(self._apply_sizes, terminal)
@@ -186,7 +206,72 @@ class Session:
             await self._pump_output(terminal)
             status = await terminal.wait_closed()
             nursery.cancel_scope.cancel()
-        self._set_ended(Ended(EndReason.USER_EXIT, status))
+        return status
+
+    # ------------------------------------------------------------------ another process
+
+    def part(self) -> None:
+        """Let all viewers go, to come back in a moment; what they typed before they heard of it is queued,
+        however much it is.
+        """
+        self._parting = True
+        self._input_taken.unpark_all()
+        for attachment in self._attachments:
+            attachment.end(Ended(EndReason.HANDOVER))
+
+    async def freeze(self) -> bool:
+        """Stop reading, typing and counting time, until `thaw`; return whether there is something that
+        another process can go on with.
+        """
+        self._frozen, self._thawed, self._pumps_stopped = True, trio.Event(), trio.Event()
+        self._pumps.cancel()
+        if self.state is SessionState.READY:
+            await self._pumps_stopped.wait()
+        return self.state is SessionState.READY and self.ended is None
+
+    def thaw(self) -> None:
+        """Go on."""
+        self._frozen = self._parting = False
+        self._thawed.set()
+
+    def snapshot(self) -> SessionSnapshot:
+        """Return all that it is but its terminal. It must be frozen."""
+        scrollback = self.scrollback
+        return SessionSnapshot(
+            id=self.id,
+            owner=self.owner,
+            cols=self._size[0],
+            rows=self._size[1],
+            born=to_monotonic(self._born),
+            last_key=to_monotonic(self._last_key),
+            idle_deadline=to_monotonic(self.idle_clock.deadline),
+            duration_deadline=to_monotonic(self.duration_clock.deadline),
+            input=bytes(self._input),
+            input_bytes=self.input_bytes,
+            output_start=scrollback.start,
+            output=scrollback.read(scrollback.start, scrollback.capacity),
+        )
+
+    @classmethod
+    def restore(cls, snapshot: SessionSnapshot, settings: Settings) -> "Session":
+        """Return the session of `snapshot`, frozen. What was promised about its end holds; the rest is as
+        `settings` say.
+        """
+        request = LeaseRequest(snapshot.id, cols=snapshot.cols, rows=snapshot.rows)
+        session = cls(snapshot.owner, request, settings)
+        session.id = snapshot.id
+        session._request = attrs.evolve(session._request, session_id=snapshot.id)
+        session._born = from_monotonic(snapshot.born)
+        session._last_key = from_monotonic(snapshot.last_key)
+        session.idle_clock.deadline = from_monotonic(snapshot.idle_deadline)
+        session.duration_clock.deadline = from_monotonic(snapshot.duration_deadline)
+        session._input += snapshot.input
+        session.input_bytes = snapshot.input_bytes
+        session.scrollback = Scrollback(settings.scrollback, snapshot.output_start)
+        session.scrollback.append(snapshot.output)
+        session._size_applied = None  # unknown: it may have been asked for and not been set
+        session._frozen = True
+        return session
 
     # ------------------------------------------------------------------ output
 
@@ -277,7 +362,7 @@ class Session:
             if self.idle_clock.restart(self._last_key):
                 self._tell(TimeoutWarningCleared("idle"))
         await trio.lowlevel.checkpoint()
-        while self.input_is_full and self.ended is None:
+        while self.input_is_full and self.ended is None and not self._parting:
             self.room_may_have_come()
             await self._input_taken.park()
         if self.ended is None:
@@ -291,11 +376,14 @@ class Session:
                 while not self._input:
                     await self._input_arrived.park()
                 piece = bytes(self._input[:INPUT_PIECE])
-                del self._input[:INPUT_PIECE]
-                self._input_taken.unpark_all()
                 await trio.sleep(limiter.charge(len(piece), trio.current_time()))
-                await terminal.send_all(piece)
-                self.input_bytes += len(piece)
+                sent = 0
+                while sent < len(piece):
+                    count = await terminal.send_some(piece[sent:])
+                    del self._input[:count]
+                    sent += count
+                    self.input_bytes += count
+                self._input_taken.unpark_all()
         except trio.BrokenResourceError:
             # The command is gone; what became of it is for the output side to find out.
             self._input.clear()
@@ -310,12 +398,11 @@ class Session:
             self._size_changed.set()
 
     async def _apply_sizes(self, terminal: Terminal) -> None:
-        applied = (self._request.cols, self._request.rows)
         while True:
-            if self._size != applied:
-                applied = self._size
+            if self._size != self._size_applied:
+                self._size_applied = self._size
                 try:
-                    await terminal.resize(*applied)
+                    await terminal.resize(*self._size)
                 except trio.BrokenResourceError:
                     await trio.sleep_forever()  # as for input
             else:

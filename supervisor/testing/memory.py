@@ -83,6 +83,10 @@ class MemoryTerminal:
             await self._changed.park()
         self.typed += data
 
+    async def send_some(self, data: bytes) -> int:  # noqa: D102
+        await self.send_all(data)
+        return len(data)
+
     async def resize(self, cols: int, rows: int) -> None:  # noqa: D102
         await trio.lowlevel.checkpoint()
         self._check()

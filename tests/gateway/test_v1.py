@@ -469,7 +469,7 @@ async def test_shutdown_tells_everybody(autojump_clock: Clock) -> None:
         started = trio.current_time()
         s.registry.close(EndReason.SHUTDOWN)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(s.gateway.drain)
+            nursery.start_soon(s.gateway.drain, EndReason.SHUTDOWN)
             for client in (running, silent, starting):
                 assert await client.closed() == (1001, "shutdown")
                 assert client.messages[-1]["code"] == 1001
