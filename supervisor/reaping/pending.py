@@ -133,8 +133,8 @@ class PendingRemovals:
         del self._entries[name]
 
     def mark_started(self, name: str) -> None:
-        """Note that a start was tried: from now on the engine removes the container by itself when its first
-        process ends.
+        """Note that a start of a container with AutoRemove was tried: from now on the engine removes it by
+        itself when its first process ends.
         """
         self._entries[name].started = True
 

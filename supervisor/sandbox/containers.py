@@ -111,7 +111,8 @@ class HardenedContainer:
             SandboxError: it has ended already.
             DockerError: the engine refuses.
         """
-        self._pending.mark_started(self.name)
+        if self._policy.auto_remove:
+            self._pending.mark_started(self.name)
         await self.engine.start(timeout=None)
         try:
             self.inspected = await self.engine.show(timeout=None)

@@ -101,6 +101,7 @@ class HardeningPolicy:
         seccomp: the profile.
         runtime: OCI runtime by its name at the engine.
         without: measures that the operator opted out of.
+        auto_remove: whether the engine removes what has ended by itself (`verify.EngineFacts`).
     """
 
     image: ImageFacts
@@ -114,6 +115,7 @@ class HardeningPolicy:
     seccomp: SeccompProfile
     runtime: str
     without: frozenset[Measure] = frozenset()
+    auto_remove: bool = True
 
     @classmethod
     def from_settings(
@@ -238,7 +240,7 @@ class HardeningPolicy:
             "Runtime": self.runtime,
             "LogConfig": {"Type": "none", "Config": {}},
             "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
-            "AutoRemove": True,
+            "AutoRemove": self.auto_remove,
         }
 
     def compare(

@@ -194,6 +194,7 @@ async def _verified(
         start_timeout=settings.start_timeout,
     )
     policy = HardeningPolicy.from_settings(settings, image, seccomp, engine.runtime)
+    policy = attrs.evolve(policy, auto_remove=engine.auto_remove)
     containers = HardenedContainers(site, policy, pending)
     return DockerProvider(containers, settings.command or image.command, nursery)
 

@@ -28,6 +28,8 @@ SELF_TEST_TIMEOUT: Final = 15.0
 """Seconds for each step of the self-test. All of them together take less than one."""
 
 _APPARMOR_PROFILES: Final = Path("/sys/kernel/security/apparmor/profiles")
+FIXED_AUTO_REMOVE: Final = 24
+"""First major version of the engine that restores containers with AutoRemove."""
 
 # What the engine knows of its kernel's abilities, by the keys of `GET /info`, and the measure that needs
 # each.
@@ -49,6 +51,9 @@ class EngineFacts:
         machine: `x86_64` or `aarch64`.
         remapped: it maps the users of containers to others of the host.
         seccomp, apparmor: it and its kernel have these.
+        auto_remove: whether containers shall be removed by the engine when they end. Engines before 24.0 kill
+            all such containers when they start, in spite of live-restore (moby/moby#46308), so with those it
+            costs sessions that would have gone on; there the lease, the guard and the reconciler remove.
     """
 
     local: bool
@@ -57,6 +62,7 @@ class EngineFacts:
     remapped: bool
     seccomp: bool
     apparmor: bool
+    auto_remove: bool = True
 
 
 async def read_engine(docker: Docker, settings: Settings) -> EngineFacts:
@@ -99,6 +105,7 @@ async def read_engine(docker: Docker, settings: Settings) -> EngineFacts:
         remapped=has("userns"),
         seccomp=has("seccomp"),
         apparmor=has("apparmor"),
+        auto_remove=auto_remove_is_harmless(info),
     )
 
 
@@ -140,6 +147,13 @@ def _apparmor_mode() -> str:
         if name == APPARMOR_PROFILE:
             return mode.strip("()")
     return "not loaded"
+
+
+def auto_remove_is_harmless(info: dict[str, Any]) -> bool:
+    """Return whether containers with AutoRemove outlive a restart of the engine with this `info`, as far as
+    others do."""
+    major = str(info.get("ServerVersion", "")).partition(".")[0]
+    return not info.get("LiveRestoreEnabled") or (major.isdigit() and int(major) >= FIXED_AUTO_REMOVE)
 
 
 def engine_problems(info: dict[str, Any]) -> list[str]:

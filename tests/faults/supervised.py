@@ -101,16 +101,21 @@ class Supervised:
         """Directories of its lifeline sockets."""
         return list(LIFELINES.glob(f"*{self.instance[:16]}*"))
 
-    async def wait_gone(self, processes: set[int], *, guarded: bool = True) -> tuple[float, float]:
-        """Wait until nothing of it is left, after it was killed; return the seconds until no process of its
-        containers ran, and until no container was listed. `processes` are those that ran before.
-        Without a guard the directory of its sockets stays until the next supervisor starts.
-        """
+    async def wait_dead(self, processes: set[int]) -> float:
+        """Wait until none of these runs; return the seconds that took."""
         began = trio.current_time()
         with trio.fail_after(GONE_TIMEOUT):
             while any(map(is_running, processes)):
                 await trio.sleep(0.01)
-            dead = trio.current_time() - began
+        return trio.current_time() - began
+
+    async def wait_gone(self, processes: set[int]) -> tuple[float, float]:
+        """Wait until nothing of it is left, after it was killed; return the seconds until no process of its
+        containers ran, and until no container was listed. `processes` are those that ran before.
+        """
+        began = trio.current_time()
+        with trio.fail_after(GONE_TIMEOUT):
+            dead = await self.wait_dead(processes)
             while await self.containers():
                 await trio.sleep(0.05)
             gone = trio.current_time() - began
@@ -118,7 +123,7 @@ class Supervised:
             while self.guards():
                 await trio.sleep(0.05)
         assert await self.containers() == set()
-        assert not guarded or self.sockets() == []
+        assert self.sockets() == []
         return dead, gone
 
 

@@ -128,9 +128,11 @@ async def test_lifelines_end_containers_when_supervisor_and_guard_are_killed_tog
             [guard] = one.guards()
             os.kill(guard, signal.SIGKILL)
             one.kill()
-            dead, gone = await one.wait_gone(processes, guarded=False)
-            print(f"\nwithout a guard: processes dead after {dead:.2f} s, containers gone after {gone:.2f} s")
+            dead = await one.wait_dead(processes)
+            print(f"\nwithout a guard: {len(processes)} processes dead after {dead:.2f} s")
             async with supervised(docker_host, tmp_path):
+                # Engines that are not asked to remove what has ended leave it to the next start.
+                assert await one.containers() == set(), "before its port opened"
                 assert one.sockets() == []
 
 

@@ -187,22 +187,14 @@ async def the_engine_is_killed(paths: EnginePaths, directory: Path) -> None:
             await trio.sleep(0.1)
         async with Docker(paths.url) as docker:
             version = (await docker.version())["Version"]
-        ended: SessionOverError | None = None
-        try:
-            with trio.move_on_after(5):
-                while True:
-                    await stays.echo("restarted")
-                    await trio.sleep(0.2)
-        except SessionOverError as over:
-            ended = over
-        survived = ended is None
-        assert survived or (ended and ended.reason == "ended"), ended
-        print(f"engine {version} back: the open session {'goes on' if survived else 'was ended by it'}")
+        # Engines before 24.0 kill containers with AutoRemove a moment after they answer again.
+        await trio.sleep(2)
+        await stays.echo("restarted")
+        print(f"engine {version} back: the open session goes on")
         async with prompt(one) as visitor:
             await visitor.echo("new")
             await leave(visitor)
-        if survived:
-            await leave(stays)
+        await leave(stays)
         await stop(one)
 
 

@@ -55,6 +55,24 @@ def test_an_engine_that_lacks_everything_is_told_everything() -> None:
     assert len(verify.engine_problems({})) == 5
 
 
+@pytest.mark.parametrize(
+    ("version", "live_restore", "harmless"),
+    [
+        ("20.10.24+dfsg1", True, False),
+        ("20.10.24+dfsg1", False, True),
+        ("23.0.6", True, False),
+        ("24.0.0", True, True),
+        ("28.3.2", True, True),
+        ("dev", True, False),
+    ],
+)
+def test_removal_by_the_engine_is_asked_for_where_it_costs_no_session(
+    version: str, live_restore: bool, harmless: bool
+) -> None:
+    info = {"ServerVersion": version, "LiveRestoreEnabled": live_restore}
+    assert verify.auto_remove_is_harmless(info) is harmless
+
+
 @pytest.mark.engine
 async def test_a_host_where_all_is_well(request: pytest.FixtureRequest, network_name: str) -> None:
     with trio.fail_after(LIMIT):
