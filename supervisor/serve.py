@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 import attrs
 import trio
 
+from supervisor.admin.listener import administered
+from supervisor.admin.view import View
 from supervisor.admission.token import OneTimeTokens
 from supervisor.gateway.house import House
 from supervisor.gateway.pages import Pages
@@ -34,6 +36,11 @@ class Supervisor:
     registry: SessionRegistry
     gateway: Gateway
     tokens: OneTimeTokens
+
+    @property
+    def view(self) -> View:
+        """What its operator sees."""
+        return View(self.settings, self.provider, self.registry, self.gateway)
 
     @property
     def url(self) -> str:
@@ -94,7 +101,11 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(heed, signals, nursery.cancel_scope)
-            async with open_provider(settings) as provider, running(settings, provider) as supervisor:
+            async with (
+                open_provider(settings) as provider,
+                running(settings, provider) as supervisor,
+                administered(supervisor.view),
+            ):
 
                 def announce_url() -> None:
                     announce(supervisor.url)

@@ -417,6 +417,20 @@ class Settings:
         "Time between two searches for left-over containers.",
         _between(1, 1e5),
     )
+    admin_listen: str = _setting(
+        "ADMIN_LISTEN",
+        "auto",
+        _text,
+        "The operator's listener: auto (a unix socket of this user, named by PORT), none, unix:/path, or a "
+        "loopback address with a port.",
+    )
+    admin_token: str = _setting(
+        "ADMIN_TOKEN",
+        "",
+        _text,
+        "Bearer token of the operator's listener; needed where that is a port.",
+        secret=True,
+    )
     log_format: Literal["console", "json"] = _setting(
         "LOG_FORMAT", "console", _text, "Log lines.", _one_of("console", "json")
     )
@@ -483,6 +497,8 @@ class Settings:
             problems.append("TERMINAL_SERVER_SIGNING_SECRET: must have at least 16 characters")
         if self.access_token and len(self.access_token) < 16:
             problems.append("LOCAL_ACCESS_TOKEN: must have at least 16 characters")
+        if self.admin_token and len(self.admin_token) < 16:
+            problems.append("ADMIN_TOKEN: must have at least 16 characters")
         if problems:
             raise ConfigurationError("bad settings:\n  " + "\n  ".join(problems))
 

@@ -9,7 +9,7 @@ What the engine makes of the request then is its own affair: it may have been ob
 import json
 import math
 import ssl
-from collections.abc import AsyncIterable, AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from typing import Any, final
 
 import httpx
@@ -47,6 +47,8 @@ class Api:
         timeout: default seconds per call, `math.inf` for none.
         closed: no further call is made.
         transport: sends the requests.
+        on_call: told of each call: method and path, seconds until the answer's head, and what came of it:
+            `ok`, the status of a refusal, `unanswered` or `given up`. Streams that upgrade are not calls.
         connector: makes the connections of streams.
     """
 
@@ -62,6 +64,7 @@ class Api:
         self.version = version
         self.timeout = math.inf if timeout is None else timeout
         self.closed = False
+        self.on_call: Callable[[str, float, str], None] = _tell_nobody
         self._where = address.url
         self._origin = httpx.URL(f"http://{address.host}")
         self._host = (b"Host", self._origin.netloc)
@@ -232,12 +235,18 @@ class Api:
             raise DockerConnectionError(f"cannot connect to the engine at {self._where}: {error}") from error
 
     async def _send(self, request: httpx.Request, what: str, seconds: float, deadline: float) -> Reply:
+        began, outcome = trio.current_time(), "given up"
         try:
             response = await self.transport.handle_async_request(request)
+            outcome = str(response.status_code) if response.status_code >= 400 else "ok"
         except httpx.ConnectError as error:
+            outcome = "unanswered"
             raise DockerConnectionError(f"cannot connect to the engine at {self._where}: {error}") from error
         except httpx.TransportError as error:
+            outcome = "unanswered"
             raise DockerConnectionError(f"{what}: no answer from {self._where}: {error}") from error
+        finally:
+            self.on_call(what, trio.current_time() - began, outcome)
         reply = Reply(response, what, seconds, deadline)
         # 304 says that a container is started, or stopped, already.
         if 200 <= reply.status < 300 or reply.status == 304:
@@ -283,6 +292,10 @@ class Api:
 
 
 _EMPTY = httpx.ByteStream(b"")
+
+
+def _tell_nobody(_what: str, _seconds: float, _outcome: str) -> None:
+    """What `on_call` does unless somebody wants to know."""
 
 
 @final

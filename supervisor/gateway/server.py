@@ -26,6 +26,7 @@ from supervisor.gateway.tls import Tls
 from supervisor.gateway.v1 import V1Speaker
 from supervisor.gateway.viewer import Speaker, converse
 from supervisor.gateway.websocket import ConnectionLostError, WebSocket
+from supervisor.observability import metrics
 from supervisor.observability.log import get_logger
 from supervisor.protocol.closing import EndReason
 from supervisor.protocol.v1 import SUBPROTOCOL
@@ -71,6 +72,11 @@ class Gateway:
 
     def __repr__(self) -> str:
         return f"<Gateway {self.url} {self._connections} connections>"
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open, of all kinds."""
+        return self._connections
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled.
@@ -163,6 +169,7 @@ class Gateway:
             if self._connections < self.settings.max_connections:
                 await self._serve_counted(stream, address)
             else:
+                metrics.http_refusals.labels("503").inc()
                 with trio.move_on_after(BUSY_TIMEOUT):
                     await stream.send_all(BUSY)
                     await linger(stream)
@@ -206,6 +213,7 @@ class Gateway:
                     return speaker, bytes(reader.rest)
                 answer, keep_alive = self._answer(request, address), request.keep_alive
             except HttpError as error:
+                metrics.http_refusals.labels(str(error.status.value)).inc()
                 head_only = request is not None and request.method == "HEAD"
                 answer = response(
                     error.status, f"{error}\n".encode(), headers=error.headers, head_only=head_only

@@ -15,6 +15,7 @@ import trio
 from supervisor.errors import PeerError, SandboxError, SessionRefusedError, SupervisorError
 from supervisor.gateway.house import House, Identity
 from supervisor.gateway.websocket import CLOSE_TIMEOUT, ConnectionLostError, WebSocket
+from supervisor.observability import metrics
 from supervisor.observability.log import get_logger
 from supervisor.protocol.closing import CLOSINGS, EndReason, reason_for
 from supervisor.session.attachment import Attachment, Ended, Event
@@ -101,22 +102,27 @@ async def converse(websocket: WebSocket, speaker: Speaker, house: House) -> None
     except Exception as error:
         cause = _cause(error)
         if isinstance(cause, ConnectionLostError):
+            metrics.websockets_closed.labels(EndReason.GONE.value, str(cause.code)).inc()
             await websocket.close(cause.code, cause.reason)
             return
         ended = Ended(reason_for(cause))
         if isinstance(cause, (PeerError, SessionRefusedError)):
             message = str(cause)  # meant for the client, as the others are not
             log.info("client refused", reason=ended.reason.value, problem=message)
+            metrics.refusals.labels(ended.reason.value).inc()
         elif isinstance(cause, SandboxError):
+            metrics.refusals.labels(ended.reason.value).inc()
             log.warning("no session", reason=ended.reason.value, problem=str(cause))
         else:
             log.error("connection failed", exc_info=error)
+    code, text = speaker.close_frame(ended.reason)
+    metrics.websockets_closed.labels(ended.reason.value, str(code)).inc()
     try:
         for frame in speaker.farewell(ended, message):
             await websocket.send(frame)
     except (ConnectionLostError, SessionRefusedError):
         return
-    await websocket.close(*speaker.close_frame(ended.reason))
+    await websocket.close(code, text)
 
 
 async def _dialogue(websocket: WebSocket, speaker: Speaker, house: House) -> Ended:

@@ -8,6 +8,7 @@ compared exactly: the engine's name filters are regular expressions.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from enum import StrEnum
 from typing import Final
@@ -110,12 +111,19 @@ class Reconciler:
         docker: the engine.
         identity: of this supervisor.
         known: returns the names that it uses or is removing already.
+
+    Attributes:
+        states: how many of the product's containers were in which state (`running`, `created`, …) at the last
+            look.
+        removed: how many left-over containers were removed.
     """
 
     def __init__(self, docker: Docker, identity: Identity, known: Callable[[], Collection[str]]) -> None:
         self._docker = docker
         self._identity = identity
         self._known = known
+        self.states: Counter[str] = Counter()
+        self.removed = 0
 
     async def find(self) -> list[Finding]:
         """Return all containers of the product, with verdicts.
@@ -128,6 +136,8 @@ class Reconciler:
         listed = await self._docker.containers.list(
             all=True, filters={"label": [LABEL_PRODUCT]}, timeout=CALL_TIMEOUT
         )
+        self.states = Counter(dict.fromkeys(self.states, 0))
+        self.states.update(container["State"] for container in listed)
         known = self._known()
         findings: list[Finding] = []
         for container in listed:
@@ -149,6 +159,7 @@ class Reconciler:
         async def remove(finding: Finding) -> None:
             async with limiter:
                 removed = await self._remove(finding.container)
+            self.removed += removed
             done.append(attrs.evolve(finding, removed=removed))
             log.info(
                 "left-over container", container=finding.name, why=finding.verdict.value, removed=removed

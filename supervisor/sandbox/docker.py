@@ -12,7 +12,7 @@ transport `attach` the guard process, or the gate's lifetime.
 
 import math
 from collections.abc import AsyncGenerator, Generator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Final, final
 
 import attrs
@@ -21,7 +21,9 @@ import trio
 from supervisor.engine import DockerContainer, DockerError
 from supervisor.errors import SandboxError
 from supervisor.measures import NO_SECURITY, SecurityStatus
+from supervisor.observability import metrics
 from supervisor.observability.log import get_logger
+from supervisor.reaping.reconciler import Reconciler
 from supervisor.sandbox.attach import attach_gate
 from supervisor.sandbox.containers import PROGRAMS, HardenedContainers, program
 from supervisor.sandbox.leaving import LONGEST_GRACE, Gate, SandboxTerminal, claimed
@@ -56,14 +58,21 @@ class Sandbox:
     container: DockerContainer
     pid: int
     _gate: Gate
+    _occupied: dict[str, "Sandbox"]
 
-    def claim(self, request: LeaseRequest) -> AbstractAsyncContextManager[SandboxTerminal]:
+    @asynccontextmanager
+    async def claim(self, request: LeaseRequest) -> AsyncGenerator[SandboxTerminal]:
         """Run `request`'s command. Only once. On leaving, it is hung up and given the request's grace to end.
 
         Raises:
             SandboxError: the gate does not take it, or the request is beyond what it can take.
         """
-        return claimed(self._gate, request)
+        async with claimed(self._gate, request) as terminal:
+            self._occupied[request.session_id] = self
+            try:
+                yield terminal
+            finally:
+                del self._occupied[request.session_id]
 
     async def wait_lost(self) -> None:
         """Wait until this sandbox cannot be claimed any more. Cancel it before a claim."""
@@ -90,6 +99,8 @@ class DockerProvider:
 
     Attributes:
         security: see `SandboxProvider`; set by whoever verified.
+        occupied: sandboxes in use, by session id.
+        reconciler: what looks for left-over containers, once that has begun.
     """
 
     def __init__(
@@ -100,6 +111,8 @@ class DockerProvider:
         self._nursery = nursery
         self.security: SecurityStatus = NO_SECURITY
         self._starting = trio.CapacityLimiter(STARTS_AT_ONCE)
+        self.occupied: dict[str, Sandbox] = {}
+        self.reconciler: Reconciler | None = None
 
     def __repr__(self) -> str:
         return f"<DockerProvider {self._starting.borrowed_tokens} starting {self.containers.pending!r}>"
@@ -118,7 +131,9 @@ class DockerProvider:
     async def lease(self, request: LeaseRequest) -> AsyncGenerator[Terminal]:
         """See `SandboxProvider`."""
         request = self.complete(request)
+        began = trio.current_time()
         async with self.prepare(request.lifetime) as sandbox, sandbox.claim(request) as terminal:
+            metrics.session_start_seconds.labels("cold").observe(trio.current_time() - began)
             yield terminal
 
     def complete(self, request: LeaseRequest) -> LeaseRequest:
@@ -179,7 +194,7 @@ class DockerProvider:
             )
             pid = await made.start()
             lifeline = await stack.enter_async_context(await listener.accept(pid, CONNECT_TIMEOUT))
-        return Sandbox(made.name, made.engine, pid, lifeline)
+        return Sandbox(made.name, made.engine, pid, lifeline, self.occupied)
 
     async def _start_attached(self, stack: AsyncExitStack, plan: _Plan) -> Sandbox:
         site = self.containers.site
@@ -195,7 +210,7 @@ class DockerProvider:
         gate = await stack.enter_async_context(attach_gate(made.engine, self._nursery))
         pid = await made.start()
         await gate.wait_ready()
-        return Sandbox(made.name, made.engine, pid, gate)
+        return Sandbox(made.name, made.engine, pid, gate, self.occupied)
 
     @contextmanager
     def _within(self, deadline: float) -> Generator[None]:

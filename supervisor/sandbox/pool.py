@@ -17,6 +17,7 @@ import trio
 
 from supervisor.errors import SandboxError, SupervisorError
 from supervisor.measures import SecurityStatus
+from supervisor.observability import metrics
 from supervisor.observability.log import get_logger
 from supervisor.sandbox.terminal import LeaseRequest, SandboxProvider, Terminal
 
@@ -195,12 +196,14 @@ class WarmPool:
     async def lease(self, request: LeaseRequest) -> AsyncGenerator[Terminal]:
         """See `SandboxProvider`; from the pool if it can, cold if it must."""
         async with AsyncExitStack() as stack:
+            began = trio.current_time()
             terminal = await self._claim_warm(stack, request)
             if terminal is None:
                 self._cold += 1
                 terminal = await stack.enter_async_context(self.provider.lease(request))
             else:
                 self._warm += 1
+                metrics.session_start_seconds.labels("warm").observe(trio.current_time() - began)
             yield terminal
 
     async def _claim_warm(self, stack: AsyncExitStack, request: LeaseRequest) -> Terminal | None:

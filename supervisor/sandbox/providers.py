@@ -17,6 +17,7 @@ from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError, SandboxError
 from supervisor.measures import Measure, SecurityStatus, parse_opt_outs
 from supervisor.observability.log import get_logger
+from supervisor.observability.metrics import engine_called
 from supervisor.provision.compiler import docker_directory
 from supervisor.reaping.directories import held_directory
 from supervisor.reaping.guard import Guard, keep_guard
@@ -77,6 +78,7 @@ async def _reaping(provider: DockerProvider, settings: Settings) -> AsyncGenerat
     """Remove what dead supervisors left, now and every so often."""
     site = provider.containers.site
     reconciler = Reconciler(site.docker, site.identity, provider.containers.pending.names)
+    provider.reconciler = reconciler
     async with trio.open_nursery() as nursery:
         await reconciler.reconcile()
         nursery.start_soon(reconciler.run, settings.reconcile_interval)
@@ -107,6 +109,7 @@ async def open_docker_provider(settings: Settings, *, verify: bool = True) -> As
         docker = Docker(settings.docker_host or None)
     except (ValueError, DockerError) as error:
         raise ConfigurationError(f"DOCKER_HOST={settings.docker_host}: {error}") from error
+    docker.api.on_call = engine_called
     identity = this_process()
     pending = PendingRemovals(docker.containers.container)
     failure: ConfigurationError | None = None

@@ -18,6 +18,9 @@ log = get_logger(__name__)
 class SessionRegistry:
     """Creates sessions in a nursery of its own and finds them again.
 
+    Attributes:
+        past_output_bytes, past_input_bytes: of sessions that have gone.
+
     Resource handling: a session lives in `nursery`; cancelling it ends all sessions, each giving its sandbox
         back.
     """
@@ -28,6 +31,8 @@ class SessionRegistry:
         self._nursery = nursery
         self._sessions: dict[str, Session] = {}
         self._closing = False
+        self.past_output_bytes = 0
+        self.past_input_bytes = 0
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -64,6 +69,8 @@ class SessionRegistry:
             await session.run(self.provider, task_status=task_status)
         finally:
             del self._sessions[session.id]
+            self.past_output_bytes += session.scrollback.end
+            self.past_input_bytes += session.input_bytes
 
     def find(self, session_id: str, owner: bytes) -> Session | None:
         """Return the live session of that id, or None when there is none.

@@ -18,8 +18,9 @@ import attrs
 import trio
 
 from supervisor.errors import SandboxError, SessionRefusedError
+from supervisor.observability import metrics
 from supervisor.observability.log import get_logger
-from supervisor.protocol.closing import EndReason
+from supervisor.protocol.closing import EndReason, reason_for
 from supervisor.protocol.v1 import Role, TimeoutKind
 from supervisor.sandbox.terminal import ExitStatus, LeaseRequest, SandboxProvider, Terminal
 from supervisor.session.attachment import (
@@ -42,6 +43,7 @@ log = get_logger(__name__)
 READ_SIZE = 64 * 1024  # bytes taken from the terminal at once
 INPUT_PIECE = 4096  # bytes typed at once: what a PTY takes without waiting
 FIRST_VIEWER_GRACE = 10.0  # seconds for the viewer that asked for the session to attach
+LATE_ECHO = 1.0  # seconds after which output is no answer to a key any more
 LIFETIME_MARGIN = (
     60.0  # seconds that a sandbox's own deadline lies behind ours, so that it only counts when we hang
 )
@@ -95,6 +97,7 @@ class Session:
         self._scope = trio.CancelScope()
         self._born = trio.current_time()
         self._last_key = self._born
+        self._typed_at = 0.0  # when the input was typed whose echo is still to come
         self.idle_clock = Countdown(settings.idle_timeout, settings.timeout_warning, self._born)
         self.duration_clock = Countdown(settings.max_duration, settings.timeout_warning, self._born)
         self._abandoned_at = self._born + max(settings.resume_grace, FIRST_VIEWER_GRACE)
@@ -144,6 +147,7 @@ class Session:
                 self._advance(SessionState.STARTING)
                 async with provider.lease(self._request) as terminal:
                     self._advance(SessionState.READY)
+                    metrics.sessions_started.inc()
                     task_status.started()
                     await self._serve(terminal)
                     self._advance(SessionState.ENDING)
@@ -152,6 +156,7 @@ class Session:
                 raise SessionRefusedError(reason.value, "The session was ended while it was being started.")
         except Exception as error:
             if self.state < SessionState.READY:
+                metrics.session_start_failures.labels(reason_for(error).value).inc()
                 raise
             reason = EndReason.ENDED if _is_sandbox_fault(error) else EndReason.INTERNAL
             log.warning("session broke", session=self.label, reason=reason.value, exc_info=error)
@@ -160,6 +165,8 @@ class Session:
             self.state = SessionState.CLOSED
             self._set_ended(Ended(EndReason.ENDED))
             self._pumps_stopped.set()
+            metrics.sessions_ended.labels(self.ended.reason.value if self.ended else "").inc()
+            metrics.session_seconds.observe(trio.current_time() - self._born)
             self._request = attrs.evolve(self._request, environment={})  # it holds credentials
             log.info(
                 "session ended",
@@ -283,6 +290,11 @@ class Session:
             if not data:
                 return
             self.scrollback.append(data)
+            if self._typed_at:
+                echoed = trio.current_time() - self._typed_at
+                self._typed_at = 0.0
+                if echoed < LATE_ECHO:
+                    metrics.echo.observe(echoed)
             for attachment in self._attachments:
                 attachment.wake()
 
@@ -384,6 +396,7 @@ class Session:
                     sent += count
                     self.input_bytes += count
                 self._input_taken.unpark_all()
+                self._typed_at = self._typed_at or trio.current_time()
         except trio.BrokenResourceError:
             # The command is gone; what became of it is for the output side to find out.
             self._input.clear()

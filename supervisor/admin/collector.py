@@ -1,0 +1,118 @@
+"""Numbers that are read off live objects when somebody asks for the metrics."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+
+from supervisor import __version__
+from supervisor.admin.view import View
+from supervisor.observability.log import dropped_lines
+from supervisor.observability.metrics import PREFIX, REGISTRY
+from supervisor.session.state import SessionState
+
+
+def exposition(view: View) -> bytes:
+    """Return all metrics in Prometheus' text format (version 0.0.4)."""
+    live = CollectorRegistry()
+    live.register(LiveNumbers(view))
+    return generate_latest(REGISTRY) + generate_latest(live)
+
+
+class LiveNumbers:
+    """A collector of `prometheus_client` over one supervisor."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the numbers as they are now. Nothing here waits, or asks the engine."""
+        yield _gauge(
+            "info", "1; what runs.", {"version": __version__, "provider": self._view.provider.name}, 1
+        )
+        yield from self._security()
+        yield from self._sessions()
+        yield _plain("connections", "Open connections, of all kinds.", self._view.gateway.connections)
+        yield _plain("connections_limit", "Open connections at most.", self._view.settings.max_connections)
+        yield _total("log_lines_dropped", "Log lines that could not be written.", dropped_lines())
+        if pool := self._view.pool:
+            numbers = pool.statistics()
+            yield _plain("pool_size", "Sandboxes that should wait.", numbers.size)
+            yield _plain("pool_waiting", "Sandboxes that wait, ready.", numbers.waiting)
+            yield _total(
+                "pool_replaced", "Sandboxes that nobody claimed: too old, or dead.", numbers.replaced
+            )
+            leases = CounterMetricFamily(f"{PREFIX}leases", "Leases, by kind of start.", labels=["start"])
+            leases.add_metric(["warm"], numbers.warm)
+            leases.add_metric(["cold"], numbers.cold)
+            yield leases
+        yield from self._containers()
+
+    def _security(self) -> Iterator[Metric]:
+        security = self._view.provider.security
+        verified = "1 when all required measures were verified before the first session."
+        yield _plain("security_initialized", verified, security.initialized)
+        family = GaugeMetricFamily(
+            f"{PREFIX}security_measure",
+            "1 when a measure of hardening is in force; `required` is false where an opt-out names it.",
+            labels=["measure", "required"],
+        )
+        for each in security.measures:
+            family.add_metric([str(each.measure), str(each.required).lower()], each.holds)
+        yield family
+
+    def _sessions(self) -> Iterator[Metric]:
+        registry = self._view.registry
+        sessions = [session.statistics() for session in registry]
+        states = Counter(each.state for each in sessions)
+        family = GaugeMetricFamily(f"{PREFIX}sessions", "Sessions, by state.", labels=["state"])
+        for state in SessionState:
+            family.add_metric([state.name.lower()], states[state])
+        yield family
+        yield _plain("sessions_limit", "Sessions at most.", self._view.settings.max_sessions)
+        family = GaugeMetricFamily(f"{PREFIX}viewers", "Viewers of sessions, by role.", labels=["role"])
+        family.add_metric(["writer"], sum(each.writers for each in sessions))
+        family.add_metric(["viewer"], sum(each.viewers for each in sessions))
+        yield family
+        output = registry.past_output_bytes + sum(each.output_bytes for each in sessions)
+        typed = registry.past_input_bytes + sum(each.input_bytes for each in sessions)
+        yield _total("output_bytes", "Bytes that programs have written.", output)
+        yield _total("input_bytes", "Bytes that have been typed.", typed)
+        kept = sum(session.scrollback.end - session.scrollback.start for session in registry)
+        yield _plain("scrollback_bytes", "Output kept for a resume.", kept)
+
+    def _containers(self) -> Iterator[Metric]:
+        if not (docker := self._view.docker):
+            return
+        pending = docker.containers.pending.statistics()
+        yield _plain("cleanup_held", "Containers in use, or starting.", pending.held)
+        yield _plain("cleanup_due", "Containers whose removal is not confirmed yet.", pending.due)
+        yield _plain("cleanup_oldest_seconds", "Age of the oldest removal that is due.", pending.oldest)
+        yield _total("cleanup_removed", "Containers removed.", pending.removed)
+        yield _total("cleanup_failed_attempts", "Attempts at removing that failed.", pending.failed_attempts)
+        if reconciler := docker.reconciler:
+            family = GaugeMetricFamily(
+                f"{PREFIX}containers",
+                "The product's containers at the engine, of all supervisors, when last looked at.",
+                labels=["state"],
+            )
+            for state, count in reconciler.states.items():
+                family.add_metric([state], count)
+            yield family
+            yield _total("reconciler_removed", "Left-over containers removed.", reconciler.removed)
+
+
+def _plain(name: str, documentation: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(PREFIX + name, documentation, value=value)
+
+
+def _total(name: str, documentation: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(PREFIX + name, documentation, value=value)
+
+
+def _gauge(name: str, documentation: str, labels: dict[str, str], value: float) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(PREFIX + name, documentation, labels=list(labels))
+    family.add_metric(list(labels.values()), value)
+    return family
