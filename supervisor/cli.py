@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -108,6 +109,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--dry-run", action="store_true", help="only list")
     command.set_defaults(run=_reconcile)
 
+    command = commands.add_parser("sessions", help="list the sessions of the supervisor that runs")
+    command.add_argument("--json", action="store_true", help="as JSON")
+    command.set_defaults(run=_sessions)
+
+    command = commands.add_parser("top", help="show the sessions live; end and watch them")
+    command.set_defaults(run=_top)
+
     command = commands.add_parser("settings", help="print the effective settings, secrets masked")
     command.set_defaults(run=_print_settings)
     return parser
@@ -197,6 +205,18 @@ def _reconcile(settings: Settings, options: argparse.Namespace) -> None:
         trio.run(run)
     except (DockerError, ValueError) as error:
         raise ConfigurationError(f"DOCKER_HOST={settings.docker_host}: {error}") from error
+
+
+def _sessions(settings: Settings, options: argparse.Namespace) -> None:
+    from supervisor.admin.top import print_sessions  # rich takes 5 MB, which `serve` has no use for
+
+    trio.run(partial(print_sessions, settings, as_json=options.json))
+
+
+def _top(settings: Settings, options: argparse.Namespace) -> None:
+    from supervisor.admin.top import top
+
+    trio.run(top, settings)
 
 
 def _print_settings(settings: Settings, options: argparse.Namespace) -> None:
