@@ -208,7 +208,7 @@ def _reconcile(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def _sessions(settings: Settings, options: argparse.Namespace) -> None:
-    from supervisor.admin.top import print_sessions  # rich takes 5 MB, which `serve` has no use for
+    from supervisor.admin.top import print_sessions  # what `serve` has no use for
 
     trio.run(partial(print_sessions, settings, as_json=options.json))
 
