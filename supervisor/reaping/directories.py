@@ -27,15 +27,26 @@ def held_directory(parent: Path, instance: str) -> Generator[Path]:
     Raises:
         OSError: it cannot be made, or is there already.
     """
-    directory = parent / f"{PREFIX}{instance[:16]}"  # short: a socket's path has room for 107 bytes
-    lock = _make_and_lock(directory)
-    while lock is None:
-        lock = _make_and_lock(directory)
+    directory, lock = hold_directory(parent, instance)
     try:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
         os.close(lock)
+
+
+def hold_directory(parent: Path, instance: str) -> tuple[Path, int]:
+    """Make the directory of `instance` in `parent`, mode 0700; return it and the descriptor that holds it.
+    Another process that is given this descriptor holds it as well.
+
+    Raises:
+        OSError: it cannot be made, or is there already.
+    """
+    directory = parent / f"{PREFIX}{instance[:16]}"  # short: a socket's path has room for 107 bytes
+    lock = _make_and_lock(directory)
+    while lock is None:
+        lock = _make_and_lock(directory)
+    return directory, lock
 
 
 def _make_and_lock(directory: Path) -> int | None:

@@ -39,24 +39,41 @@ class Guard:
         docker_host: address of the engine.
         instance: whose containers to remove.
         directory: to remove with them.
+        inherited: the pipe of a guard that watches already, and a pidfd of its process; owned from now on.
 
     Attributes:
-        pid: of the guard process, once there is one.
+        pid: of the guard process, once there is one of this process's own.
 
     Resource handling: `close` ends the guard's watch. Without `farewell` it then looks for left-overs; a
     killed supervisor does the same by dying.
     """
 
-    def __init__(self, docker_host: str, instance: str, directory: Path | None = None) -> None:
+    def __init__(
+        self,
+        docker_host: str,
+        instance: str,
+        directory: Path | None = None,
+        *,
+        inherited: tuple[int, int] | None = None,
+    ) -> None:
         self._arguments = [docker_host, instance, *([str(directory)] if directory else [])]
         self._pipe: int | None = None
+        self._process: int | None = None
+        if inherited is not None:
+            self._pipe, self._process = inherited
         self.pid: int | None = None
+
+    def descriptors(self) -> tuple[int, int]:
+        """Return the pipe and a pidfd of the guard process, for a process that inherits both. They stay the
+        guard's."""
+        assert self._pipe is not None
+        assert self._process is not None
+        return self._pipe, self._process
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Start a guard process, in place of an earlier one that has died. Forks and executes; nothing is
         inherited but the pipe."""
-        if self._pipe is not None:
-            os.close(self._pipe)
+        self.close()
         reader, self._pipe = os.pipe()  # both close-on-exec
         # The child inherits the mask, so there is no moment at which these signals could end it.
         unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, IGNORED)
@@ -72,7 +89,20 @@ class Guard:
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             os.close(reader)
         self.pid = process.pid
+        self._process = os.pidfd_open(process.pid)
         return process
+
+    async def wait_dead(self) -> None:
+        """Wait for the end of the guard process."""
+        import trio
+
+        assert self._process is not None
+        await trio.lowlevel.wait_readable(self._process)
+
+    @property
+    def watches(self) -> bool:
+        """Whether there is a guard process, as far as is known."""
+        return self._process is not None
 
     def farewell(self) -> None:
         """Tell the guard that nothing is left to do."""
@@ -84,23 +114,29 @@ class Guard:
 
     def close(self) -> None:
         """Let go of the pipe."""
-        if self._pipe is not None:
-            os.close(self._pipe)
-            self._pipe = None
+        for descriptor in (self._pipe, self._process):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._pipe = self._process = None
 
 
-async def keep_guard(guard: Guard, *, task_status: "trio.TaskStatus[int]") -> None:
-    """Keep a guard process running until cancelled; `started` gets the first one's pid."""
+async def keep_guard(guard: Guard, *, task_status: "trio.TaskStatus[int | None]") -> None:
+    """Keep a guard process running until cancelled; `started` gets the first one's pid, None if it was
+    inherited."""
     import trio
 
     from supervisor.observability.log import get_logger
 
     log = get_logger(__name__)
-    process = guard.start()
-    task_status.started(process.pid)
+    process = None if guard.watches else guard.start()
+    task_status.started(guard.pid)
     while True:
-        status = await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
-        log.error("the guard process died; starting another", pid=process.pid, status=status)
+        status: int | None = None
+        if process is None:
+            await guard.wait_dead()
+        else:
+            status = await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+        log.error("the guard process died; starting another", pid=guard.pid, status=status)
         await trio.sleep(RETRY_PAUSE)
         process = guard.start()
 

@@ -20,20 +20,30 @@ class Liveness:
     """The name of a living instance, held until closed. Close-on-exec: no child keeps a dead supervisor
     alive.
 
+    Args:
+        instance: whose name.
+        inherited: descriptor that holds it already, from the process that held it before; owned from now on.
+
     Raises:
         OSError: the instance is alive already, `EADDRINUSE`.
     """
 
-    def __init__(self, instance: str) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    def __init__(self, instance: str, inherited: int | None = None) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM, fileno=inherited)
+        if inherited is not None:
+            return
         try:
             self._socket.bind(_address(instance))
         except OSError:
             self._socket.close()
             raise
 
+    def fileno(self) -> int:
+        """Return the descriptor that holds the name: another process that has it holds the name as well."""
+        return self._socket.fileno()
+
     def close(self) -> None:
-        """Give the name back."""
+        """Give the name back, unless another process holds it as well."""
         self._socket.close()
 
     def __enter__(self) -> Self:

@@ -84,6 +84,7 @@ class _Entry:
     pause: float = FIRST_PAUSE
     doubt_until: float = -math.inf
     started: bool = False
+    created: bool = False
     busy: bool = False
     error: str = ""
 
@@ -122,6 +123,19 @@ class PendingRemovals:
         """Return all names that are registered."""
         return list(self._entries)
 
+    def created(self) -> dict[str, bool]:
+        """Return all names that are registered, and whether the engine has confirmed the creation of each."""
+        return {entry.name: entry.created for entry in self._entries.values()}
+
+    def inherit(self, name: str, *, created: bool) -> None:
+        """Register a name that another process of this instance used; have it removed in the background."""
+        self.register(name)
+        if not created:
+            self.mark_doubtful(name)
+        entry = self._entries[name]
+        entry.due_since = entry.next_try = trio.current_time()
+        self._changed.set()
+
     def register(self, name: str) -> None:
         """Remember `name`, before anything is asked of the engine."""
         if name in self._entries:
@@ -131,6 +145,10 @@ class PendingRemovals:
     def forget(self, name: str) -> None:
         """Forget `name`, of which the engine has never heard."""
         del self._entries[name]
+
+    def mark_created(self, name: str) -> None:
+        """Note that the engine has created the container."""
+        self._entries[name].created = True
 
     def mark_started(self, name: str) -> None:
         """Note that a start of a container with AutoRemove was tried: from now on the engine removes it by

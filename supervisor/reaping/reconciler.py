@@ -111,6 +111,7 @@ class Reconciler:
         docker: the engine.
         identity: of this supervisor.
         known: returns the names that it uses or is removing already.
+        shared: tells whether another process, too, makes containers in this identity's name.
 
     Attributes:
         states: how many of the product's containers were in which state (`running`, `created`, …) at the last
@@ -118,12 +119,19 @@ class Reconciler:
         removed: how many left-over containers were removed.
     """
 
-    def __init__(self, docker: Docker, identity: Identity, known: Callable[[], Collection[str]]) -> None:
+    def __init__(
+        self,
+        docker: Docker,
+        identity: Identity,
+        known: Callable[[], Collection[str]],
+        shared: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._docker = docker
         self._identity = identity
         self._known = known
         self.states: Counter[str] = Counter()
         self.removed = 0
+        self._shared = shared
 
     async def find(self) -> list[Finding]:
         """Return all containers of the product, with verdicts.
@@ -143,6 +151,8 @@ class Reconciler:
         for container in listed:
             name = container["Names"][0].lstrip("/") if container["Names"] else container.id[:12]
             verdict = judge(container["Labels"], name, self._identity, known)
+            if verdict is Verdict.FORGOTTEN and self._shared():
+                verdict = Verdict.OURS
             findings.append(Finding(container.id, name, verdict))
         return findings
 

@@ -101,6 +101,7 @@ class HardenedContainer:
             except (DockerConnectionError, DockerTimeoutError):
                 self._pending.mark_doubtful(self.name)
                 raise
+            self._pending.mark_created(self.name)
             self._warnings = list(self.engine["Warnings"])
 
     async def start(self) -> int:
@@ -176,6 +177,23 @@ class HardenedContainers:
         try:
             await container.create(site.docker)
             yield container
+        finally:
+            with trio.CancelScope(shield=True):  # `remove` has a deadline
+                if not await self.pending.remove(name):
+                    _log.warning("container not removed yet; it will be tried again", container=name)
+
+    @asynccontextmanager
+    async def adopt(self, name: str) -> AsyncGenerator[DockerContainer]:
+        """Answer for a running container that another process of this instance made and verified.
+
+        Resource handling: as `create`.
+        """
+        self.pending.register(name)
+        self.pending.mark_created(name)
+        if self.policy.auto_remove:
+            self.pending.mark_started(name)
+        try:
+            yield self.site.docker.containers.container(name)
         finally:
             with trio.CancelScope(shield=True):  # `remove` has a deadline
                 if not await self.pending.remove(name):

@@ -23,11 +23,13 @@ from supervisor.errors import SandboxError
 from supervisor.measures import NO_SECURITY, SecurityStatus
 from supervisor.observability import metrics
 from supervisor.observability.log import get_logger
+from supervisor.reaping.estate import Estate
 from supervisor.reaping.reconciler import Reconciler
 from supervisor.sandbox.attach import attach_gate
 from supervisor.sandbox.containers import PROGRAMS, HardenedContainers, program
+from supervisor.sandbox.handing import AdoptedSandbox, HandedSandbox
 from supervisor.sandbox.leaving import LONGEST_GRACE, Gate, SandboxTerminal, claimed
-from supervisor.sandbox.lifeline import SOCKET_NAME, open_lifeline_socket
+from supervisor.sandbox.lifeline import SOCKET_NAME, LifelineTerminal, open_lifeline_socket
 from supervisor.sandbox.policy import Mount
 from supervisor.sandbox.terminal import LeaseRequest, Terminal
 
@@ -57,7 +59,7 @@ class Sandbox:
     name: str
     container: DockerContainer
     pid: int
-    _gate: Gate
+    _gate: Gate | None
     _occupied: dict[str, "Sandbox"]
 
     @asynccontextmanager
@@ -67,6 +69,7 @@ class Sandbox:
         Raises:
             SandboxError: the gate does not take it, or the request is beyond what it can take.
         """
+        assert self._gate is not None, "claimed in another process"
         async with claimed(self._gate, request) as terminal:
             self._occupied[request.session_id] = self
             try:
@@ -76,6 +79,7 @@ class Sandbox:
 
     async def wait_lost(self) -> None:
         """Wait until this sandbox cannot be claimed any more. Cancel it before a claim."""
+        assert self._gate is not None, "claimed in another process"
         await self._gate.wait_lost()
 
 
@@ -96,6 +100,7 @@ class DockerProvider:
         containers: makes them.
         command: what a session runs that does not say.
         nursery: for background tasks of terminals. Must outlive all leases.
+        estate: whose containers they are.
 
     Attributes:
         security: see `SandboxProvider`; set by whoever verified.
@@ -104,9 +109,10 @@ class DockerProvider:
     """
 
     def __init__(
-        self, containers: HardenedContainers, command: tuple[str, ...], nursery: trio.Nursery
+        self, containers: HardenedContainers, command: tuple[str, ...], nursery: trio.Nursery, estate: Estate
     ) -> None:
         self.containers = containers
+        self.estate = estate
         self._command = command
         self._nursery = nursery
         self.security: SecurityStatus = NO_SECURITY
@@ -211,6 +217,39 @@ class DockerProvider:
         pid = await made.start()
         await gate.wait_ready()
         return Sandbox(made.name, made.engine, pid, gate, self.occupied)
+
+    # ------------------------------------------------------------------ another process
+
+    def hand(self, session_id: str, terminal: Terminal) -> HandedSandbox | None:
+        """See `HandingProvider`."""
+        sandbox = self.occupied.get(session_id)
+        if sandbox is None or not isinstance(terminal, LifelineTerminal):
+            return None
+        connection, pty = terminal.descriptors
+        received, status = terminal.heard
+        return HandedSandbox(sandbox.name, sandbox.pid, connection, pty, None, received, status)
+
+    def adopting(self, session_id: str, handed: HandedSandbox) -> AdoptedSandbox:
+        """See `HandingProvider`."""
+        return AdoptedSandbox(self, handed, self._adopted(session_id, handed))
+
+    @asynccontextmanager
+    async def _adopted(self, session_id: str, handed: HandedSandbox) -> AsyncGenerator[None]:
+        async with self.containers.adopt(handed.name) as container:
+            self.occupied[session_id] = Sandbox(handed.name, container, handed.pid, None, self.occupied)
+            try:
+                yield
+            finally:
+                del self.occupied[session_id]
+
+    def names(self) -> dict[str, bool]:
+        """See `HandingProvider`."""
+        return self.containers.pending.created()
+
+    def inherit(self, names: dict[str, bool]) -> None:
+        """See `HandingProvider`."""
+        for name, created in names.items():
+            self.containers.pending.inherit(name, created=created)
 
     @contextmanager
     def _within(self, deadline: float) -> Generator[None]:

@@ -213,6 +213,45 @@ class LifelineTerminal:
         self._breach: SandboxError | None = None
         self._waiting = OneTaskAtATime("another task is waiting for this terminal's end")
 
+    @classmethod
+    def resume(
+        cls, connection: int, pty: int, received: bytes, status: ExitStatus | None
+    ) -> "LifelineTerminal":
+        """Return the terminal that another process had, from its descriptors and what it had heard from the
+        gate.
+
+        Resource handling: owns both descriptors from the call on.
+
+        Raises:
+            SandboxError: they are not a lifeline and a PTY.
+        """
+        try:
+            lifeline = socket.socket(fileno=connection)
+        except OSError as error:
+            close_all([connection, pty])
+            raise SandboxError(f"the descriptor is not a lifeline: {error}") from error
+        try:
+            require_pty_master(pty)
+            terminal = cls(trio.socket.from_stdlib_socket(lifeline), PtyStream(pty))
+        except BaseException:
+            lifeline.close()
+            close_all([pty])
+            raise
+        terminal._received += received
+        terminal._status = status
+        return terminal
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """Those of lifeline and PTY, which stay the terminal's."""
+        self._check_open()
+        return self._connection.fileno(), self._pty.fileno()
+
+    @property
+    def heard(self) -> tuple[bytes, ExitStatus | None]:
+        """What the gate has said so far of how the command ended, and what that means."""
+        return bytes(self._received), self._status
+
     def __repr__(self) -> str:
         return f"<LifelineTerminal {self._pty!r} {self._status or self._breach or 'running'}>"
 
@@ -281,10 +320,14 @@ class LifelineTerminal:
         except (BrokenPipeError, ConnectionResetError):
             await trio.lowlevel.checkpoint()
 
-    async def aclose(self) -> None:
-        """See `Terminal`."""
+    def close(self) -> None:
+        """Close PTY and lifeline, if that has not happened yet."""
         self._connection.close()
         self._pty.close()
+
+    async def aclose(self) -> None:
+        """See `Terminal`."""
+        self.close()
         await trio.lowlevel.checkpoint()
 
     def _check_open(self) -> None:

@@ -13,11 +13,12 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Final, final
 
@@ -26,11 +27,13 @@ import trio
 
 from supervisor.errors import ConfigurationError, SandboxError
 from supervisor.measures import NO_SECURITY, SecurityStatus
+from supervisor.reaping.estate import Estate
+from supervisor.sandbox.handing import AdoptedSandbox, HandedSandbox
 from supervisor.sandbox.image import DEFAULT_PATH
 from supervisor.sandbox.leaving import SandboxTerminal, claimed
-from supervisor.sandbox.lifeline_terminal import shake_hands
+from supervisor.sandbox.lifeline_terminal import LifelineTerminal, shake_hands
 from supervisor.sandbox.policy import OPEN_FILES
-from supervisor.sandbox.terminal import LeaseRequest
+from supervisor.sandbox.terminal import LeaseRequest, Terminal
 from supervisor.settings import Settings
 
 KEEPER: Final = Path(__file__).with_name("local_keeper.py")
@@ -57,7 +60,9 @@ class LocalUser:
 class LocalProvider:
     """Leases plain PTYs. Made by `open_local_provider`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, estate: Estate) -> None:
+        self.estate = estate
+        self._keepers: dict[str, int] = {}
         self._user = find_user(settings.local_user)
         self._command = settings.command or _default_command()
         limits = {
@@ -123,21 +128,57 @@ class LocalProvider:
                 await shake_hands(connection, keeper.pid) as lifeline,
                 claimed(lifeline, request) as terminal,
             ):
+                self._keepers[request.session_id] = keeper.pid
                 yield terminal
         finally:
+            self._keepers.pop(request.session_id, None)
             connection.close()
-            await _reap(keeper)
+            await _end(os.pidfd_open(keeper.pid))
+            keeper.wait()
+
+    # ------------------------------------------------------------------ another process
+
+    def hand(self, session_id: str, terminal: Terminal) -> HandedSandbox | None:
+        """See `HandingProvider`."""
+        pid = self._keepers.get(session_id)
+        if pid is None or not isinstance(terminal, LifelineTerminal):
+            return None
+        connection, pty = terminal.descriptors
+        received, status = terminal.heard
+        return HandedSandbox("", pid, connection, pty, os.pidfd_open(pid), received, status)
+
+    def adopting(self, session_id: str, handed: HandedSandbox) -> AdoptedSandbox:
+        """See `HandingProvider`."""
+        return AdoptedSandbox(self, handed, self._adopted(session_id, handed))
+
+    @asynccontextmanager
+    async def _adopted(self, session_id: str, handed: HandedSandbox) -> AsyncGenerator[None]:
+        assert handed.process is not None
+        self._keepers[session_id] = handed.pid
+        try:
+            yield
+        finally:
+            del self._keepers[session_id]
+            await _end(handed.process)
+
+    def names(self) -> dict[str, bool]:
+        """See `HandingProvider`."""
+        return {}
+
+    def inherit(self, names: dict[str, bool]) -> None:
+        """See `HandingProvider`."""
 
 
-async def _reap(keeper: "subprocess.Popen[bytes]") -> None:
-    """Wait for a keeper whose lifeline was closed, so that its session has ended when we return."""
+async def _end(pidfd: int) -> None:
+    """Wait for a keeper whose lifeline was closed, so that its session has ended when we return. Closes
+    `pidfd`.
+    """
     with trio.CancelScope(shield=True):
-        pidfd = os.pidfd_open(keeper.pid)
         try:
             with trio.move_on_after(END_TIMEOUT):
                 await trio.lowlevel.wait_readable(pidfd)
-            keeper.kill()
-            keeper.wait()
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
         finally:
             os.close(pidfd)
 
@@ -168,7 +209,7 @@ def _default_command() -> tuple[str, ...]:
 
 
 @asynccontextmanager
-async def open_local_provider(settings: Settings) -> AsyncGenerator[LocalProvider]:
+async def open_local_provider(settings: Settings, estate: Estate) -> AsyncGenerator[LocalProvider]:
     """Open the provider that has no isolation. Whoever can reach the listener can run programs on this host.
 
     Raises:
@@ -178,4 +219,4 @@ async def open_local_provider(settings: Settings) -> AsyncGenerator[LocalProvide
         raise ConfigurationError(
             f"HOST={settings.host}: SANDBOX_PROVIDER=local has no isolation and listens on loopback only"
         )
-    yield LocalProvider(settings)
+    yield LocalProvider(settings, estate)

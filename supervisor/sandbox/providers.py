@@ -7,7 +7,6 @@ not in front of a user. It takes two to three seconds with provider `docker`.
 
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import ExitStack, asynccontextmanager, contextmanager
-from pathlib import Path
 from typing import Final
 
 import attrs
@@ -19,18 +18,17 @@ from supervisor.measures import Measure, SecurityStatus, parse_opt_outs
 from supervisor.observability.log import get_logger
 from supervisor.observability.metrics import engine_called
 from supervisor.provision.compiler import docker_directory
-from supervisor.reaping.directories import held_directory
+from supervisor.reaping.estate import Estate, new_estate
 from supervisor.reaping.guard import Guard, keep_guard
-from supervisor.reaping.liveness import Liveness
 from supervisor.reaping.pending import PendingRemovals
 from supervisor.reaping.reconciler import Reconciler
 from supervisor.sandbox.containers import HardenedContainers, Site
 from supervisor.sandbox.docker import DockerProvider
-from supervisor.sandbox.identity import Identity, this_process
+from supervisor.sandbox.handing import HandingProvider
 from supervisor.sandbox.image import ImageFacts, read_image
 from supervisor.sandbox.isolation import prove_isolation
 from supervisor.sandbox.lifeline import runtime_directory
-from supervisor.sandbox.local import open_local_provider
+from supervisor.sandbox.local import LocalProvider, open_local_provider
 from supervisor.sandbox.network import NO_NETWORK, ensure_network
 from supervisor.sandbox.policy import HardeningPolicy
 from supervisor.sandbox.pool import WarmPool
@@ -47,8 +45,12 @@ DRAIN_TIME: Final = 15.0
 
 
 @asynccontextmanager
-async def open_provider(settings: Settings) -> AsyncGenerator[SandboxProvider]:
+async def open_provider(settings: Settings, estate: Estate | None = None) -> AsyncGenerator[SandboxProvider]:
     """Open the provider of `settings`, verified and ready.
+
+    Args:
+        settings: see there.
+        estate: whose containers it makes; a new one's unless given.
 
     Resource handling: all leases must have ended before it is left.
 
@@ -57,10 +59,11 @@ async def open_provider(settings: Settings) -> AsyncGenerator[SandboxProvider]:
             wrong is named.
     """
     if settings.provider == "local":
-        async with open_local_provider(settings) as local:
-            yield local
+        with _own_estate(estate) as own:
+            async with open_local_provider(settings, own) as local:
+                yield local
     else:
-        async with open_docker_provider(settings) as docker, _reaping(docker, settings):
+        async with open_docker_provider(settings, estate) as docker, _reaping(docker, settings):
             if not settings.warm_pool_size:
                 yield docker
                 return
@@ -73,11 +76,19 @@ async def open_provider(settings: Settings) -> AsyncGenerator[SandboxProvider]:
                 nursery.cancel_scope.cancel()
 
 
+def handing(provider: SandboxProvider) -> HandingProvider | None:
+    """Return what of `provider` can hand sandboxes over to another process; None where nothing can."""
+    inner = provider.provider if isinstance(provider, WarmPool) else provider
+    return inner if isinstance(inner, DockerProvider | LocalProvider) else None
+
+
 @asynccontextmanager
 async def _reaping(provider: DockerProvider, settings: Settings) -> AsyncGenerator[None]:
     """Remove what dead supervisors left, now and every so often."""
     site = provider.containers.site
-    reconciler = Reconciler(site.docker, site.identity, provider.containers.pending.names)
+    reconciler = Reconciler(
+        site.docker, site.identity, provider.containers.pending.names, lambda: provider.estate.shared
+    )
     provider.reconciler = reconciler
     async with trio.open_nursery() as nursery:
         await reconciler.reconcile()
@@ -87,22 +98,25 @@ async def _reaping(provider: DockerProvider, settings: Settings) -> AsyncGenerat
 
 
 @contextmanager
-def _watched(guard: Guard, pending: PendingRemovals) -> Generator[None]:
+def _watched(guard: Guard, pending: PendingRemovals, estate: Estate) -> Generator[None]:
     """Let the guard go at the end; with a farewell, when nothing is left for it."""
     try:
         yield
-        if not pending.names():
+        if not pending.names() and not estate.shared:
             guard.farewell()
     finally:
         guard.close()
 
 
 @asynccontextmanager
-async def open_docker_provider(settings: Settings, *, verify: bool = True) -> AsyncGenerator[DockerProvider]:
+async def open_docker_provider(
+    settings: Settings, estate: Estate | None = None, *, verify: bool = True
+) -> AsyncGenerator[DockerProvider]:
     """Open provider `docker`. See `open_provider`.
 
     Args:
         settings: `docker_host` empty means the address that the Docker CLI would use.
+        estate: see there.
         verify: prove isolation and run the self-test. For tests that do so themselves, or many times.
     """
     try:
@@ -110,22 +124,18 @@ async def open_docker_provider(settings: Settings, *, verify: bool = True) -> As
     except (ValueError, DockerError) as error:
         raise ConfigurationError(f"DOCKER_HOST={settings.docker_host}: {error}") from error
     docker.api.on_call = engine_called
-    identity = this_process()
     pending = PendingRemovals(docker.containers.container)
     failure: ConfigurationError | None = None
     # All of this before the first container: others would take that for left over, and it needs its guard.
-    with Liveness(identity.instance), ExitStack() as stack:
+    with _own_estate(estate) as own, ExitStack() as stack:
         async with docker, trio.open_nursery() as nursery:
             try:
-                sockets = _socket_directory(stack, settings, identity)
-                guard = Guard(docker.docker_host, identity.instance, sockets)
-                stack.enter_context(_watched(guard, pending))
+                guard = own.new_guard(docker.docker_host)
+                stack.enter_context(_watched(guard, pending, own))
                 await nursery.start(keep_guard, guard)
                 engine = await read_engine(docker, settings)
                 missing = missing_measures(engine, settings)
-                provider = await _verified(
-                    docker, identity, settings, nursery, pending, sockets, engine, missing
-                )
+                provider = await _verified(docker, own, settings, nursery, pending, engine, missing)
                 if verify:
                     await _prove(provider, settings, missing)
             except ConfigurationError as error:  # kept out of the nursery, which would wrap it
@@ -143,23 +153,27 @@ async def open_docker_provider(settings: Settings, *, verify: bool = True) -> As
         raise failure
 
 
-def _socket_directory(stack: ExitStack, settings: Settings, identity: Identity) -> Path | None:
-    if settings.transport != "lifeline":
-        return None
+@contextmanager
+def _own_estate(given: Estate | None) -> Generator[Estate]:
+    """Yield `given`, which is the caller's, or a new one."""
+    if given is not None:
+        yield given
+        return
     parent = runtime_directory()
-    try:
-        return stack.enter_context(held_directory(parent, identity.instance))
-    except OSError as error:
-        raise ConfigurationError(f"cannot make a directory for lifeline sockets: {error}") from error
+    with ExitStack() as stack:
+        try:
+            estate = stack.enter_context(new_estate(parent))
+        except OSError as error:
+            raise ConfigurationError(f"cannot make a directory for lifeline sockets: {error}") from error
+        yield estate
 
 
 async def _verified(
     docker: Docker,
-    identity: Identity,
+    estate: Estate,
     settings: Settings,
     nursery: trio.Nursery,
     pending: PendingRemovals,
-    sockets: Path | None,
     engine: EngineFacts,
     missing: Mapping[Measure, str],
 ) -> DockerProvider:
@@ -176,7 +190,7 @@ async def _verified(
         problems.append(str(error))
         programs = {}
     try:
-        image = await read_image(docker, settings, identity)
+        image = await read_image(docker, settings, estate.identity)
         if not (settings.command or image.command):
             problems.append(f"image {settings.image} has no command: set SESSION_COMMAND")
     except (ConfigurationError, DockerError) as error:
@@ -189,17 +203,17 @@ async def _verified(
         raise ConfigurationError("provider docker cannot start:\n" + "\n".join(problems))
     site = Site(
         docker=docker,
-        identity=identity,
+        identity=estate.identity,
         transport=settings.transport,
         programs=programs,
-        sockets=sockets,
+        sockets=estate.directory if settings.transport == "lifeline" else None,
         socket_uid=None if engine.remapped else image.uid,
         start_timeout=settings.start_timeout,
     )
     policy = HardeningPolicy.from_settings(settings, image, seccomp, engine.runtime)
     policy = attrs.evolve(policy, auto_remove=engine.auto_remove)
     containers = HardenedContainers(site, policy, pending)
-    return DockerProvider(containers, settings.command or image.command, nursery)
+    return DockerProvider(containers, settings.command or image.command, nursery, estate)
 
 
 async def _prove(provider: DockerProvider, settings: Settings, missing: Mapping[Measure, str]) -> None:

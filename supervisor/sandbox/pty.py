@@ -277,6 +277,10 @@ class PtyStream:
         if self._fd >= 0:
             trio.lowlevel.notify_closing(self._fd)  # wakes whoever waits in `_wait`
 
+    def fileno(self) -> int:
+        """Return the descriptor; -1 after closing."""
+        return self._fd
+
     def close(self) -> None:
         """Close the descriptor, unless closed already. Tasks that wait get `trio.ClosedResourceError`."""
         fd, self._fd = self._fd, -1

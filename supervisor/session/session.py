@@ -70,6 +70,7 @@ class Session:
         owner: digest of the credentials that may resume it.
         scrollback: its output, still readable after the end for viewers that have to catch up.
         ended: why it ended, once it has.
+        terminal: what it runs in, once it is READY.
     """
 
     def __init__(self, owner: bytes, request: LeaseRequest, settings: Settings) -> None:
@@ -79,6 +80,7 @@ class Session:
         self.scrollback = Scrollback(settings.scrollback)
         self.state = SessionState.CREATED
         self.ended: Ended | None = None
+        self.terminal: Terminal | None = None
         self.input_bytes = 0
         self._request = attrs.evolve(
             request,
@@ -146,6 +148,7 @@ class Session:
             with self._scope:
                 self._advance(SessionState.STARTING)
                 async with provider.lease(self._request) as terminal:
+                    self.terminal = terminal
                     self._advance(SessionState.READY)
                     metrics.sessions_started.inc()
                     task_status.started()

@@ -12,6 +12,7 @@ import trio
 
 from sandbox.conftest import command_lines
 from supervisor.errors import ConfigurationError
+from supervisor.reaping.estate import new_estate
 from supervisor.sandbox.local import find_user, open_local_provider
 from supervisor.sandbox.providers import open_provider
 from supervisor.sandbox.terminal import LeaseRequest
@@ -82,13 +83,13 @@ def test_users() -> None:
             find_user(name)
 
 
-async def test_other_hosts_are_kept_out() -> None:
+async def test_other_hosts_are_kept_out(tmp_path: Path) -> None:
     for host in ("0.0.0.0", "192.0.2.1"):
         with pytest.raises(ConfigurationError, match="loopback only"):
             Settings(host=host, provider="local", signing_secret="x" * 32, insecure_plain_ws=True)
     settings = Settings(host="192.0.2.1", signing_secret="x" * 32, insecure_plain_ws=True)
-    with pytest.raises(ConfigurationError, match="loopback only"):
-        async with open_local_provider(settings):
+    with pytest.raises(ConfigurationError, match="loopback only"), new_estate(tmp_path) as estate:
+        async with open_local_provider(settings, estate):
             raise AssertionError
 
 
