@@ -108,7 +108,8 @@ class HandingProvider(SandboxProvider, Protocol):
         ...
 
     def names(self) -> dict[str, bool]:
-        """Return the names of all containers that exist or may exist, and whether each was created for certain."""
+        """Return the names of all containers that exist or may exist, and whether each was created for
+        certain."""
         ...
 
     def inherit(self, names: dict[str, bool]) -> None:
