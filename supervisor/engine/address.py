@@ -17,6 +17,7 @@ import attrs
 from supervisor.engine.connection import Connector, tcp_connector, unix_connector
 from supervisor.engine.contexts import context_endpoint, verify_with
 from supervisor.engine.errors import DockerContextTLSError
+from supervisor.engine.ssh import ssh_command, ssh_connector
 
 PLAIN_PORT, TLS_PORT = 2375, 2376
 """The ports that IANA has for Docker."""
@@ -64,7 +65,7 @@ def find(
     name.
 
     Args:
-        url: `unix:///path`, `tcp://host:port`, `http://…` or `https://…`.
+        url: `unix:///path`, `tcp://host:port`, `http://…`, `https://…` or `ssh://user@host`.
         context: name of a Docker context.
         tls: for TCP; default: what the context has, or `DOCKER_CERT_PATH` when `DOCKER_TLS_VERIFY` is set.
         environment: default: this process's.
@@ -104,16 +105,11 @@ def parse(url: str, tls: ssl.SSLContext | None, environment: Mapping[str, str]) 
         if not rest.startswith("/"):
             raise ValueError(f"a unix socket needs an absolute path: {url!r}")
         return Address(url, unix_connector(rest))
-    if scheme not in ("tcp", "http", "https"):
-        raise ValueError(
-            f"{scheme}:// is not supported"
-            + (
-                ": forward a socket with `ssh -nNT -L /path/docker.sock:/var/run/docker.sock host`"
-                if scheme == "ssh"
-                else ""
-            )
-        )
     parts = urlsplit(url)
+    if scheme == "ssh":
+        return Address(url, ssh_connector(ssh_command(parts)))
+    if scheme not in ("tcp", "http", "https"):
+        raise ValueError(f"{scheme}:// is not supported: unix, tcp, http, https and ssh are")
     if not parts.hostname:
         raise ValueError(f"no host in {url!r}")
     if parts.username or parts.password or parts.path not in ("", "/") or parts.query:

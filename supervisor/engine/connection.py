@@ -40,11 +40,16 @@ class Connection:
     """
 
     def __init__(
-        self, stream: AnyStream, sock: trio.socket.SocketType, plain: socket.socket | None = None
+        self,
+        stream: AnyStream,
+        sock: trio.socket.SocketType,
+        plain: socket.socket | None = None,
+        end: Callable[[], None] | None = None,
     ) -> None:
         self.stream = stream
         self._socket = sock
         self._plain = plain  # the same socket as the standard library's, where nothing is between it and us
+        self._end = end  # ends what else the connection is made of
         self._parser = ResponseParser()
         self.last_used = -math.inf
         self.exchanges = 0
@@ -54,6 +59,9 @@ class Connection:
         Idempotent.
         """
         self._socket.close()
+        if self._end is not None:
+            end, self._end = self._end, None
+            end()
 
     @property
     def reusable(self) -> bool:

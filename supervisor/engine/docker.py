@@ -27,7 +27,8 @@ class Docker:
     Making one, and entering `async with`, asks the engine nothing. The first call agrees on an API version.
 
     Args:
-        url: `unix:///path`, `tcp://host:port`, `http://…`, `https://…`; default: see `address.find`.
+        url: `unix:///path`, `tcp://host:port`, `http://…`, `https://…`, `ssh://user@host`; default: see
+            `address.find`.
         transport: an `httpx` transport for all calls but streams, instead of the client's own; it is not
             closed with the client. Streams need a `url` beside it.
         timeout: seconds that a call may take unless it says otherwise (None: no bound). Streams, `wait`,

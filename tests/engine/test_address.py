@@ -2,12 +2,14 @@ import hashlib
 import json
 import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import trustme
 
 from supervisor.engine import DockerContextInvalidError, DockerContextTLSError, DockerError
 from supervisor.engine.address import default_sockets, find
+from supervisor.engine.ssh import ssh_command
 
 
 def context(home: Path, name: str, endpoint: object) -> Path:
@@ -78,6 +80,10 @@ def test_the_first_socket_that_exists(tmp_path: Path, monkeypatch: pytest.Monkey
         "tcp://u:p@h:1",
         "tcp://h/path",
         "tcp://h:99999",
+        "ssh://",
+        "ssh://user:password@host",
+        "ssh://host?query",
+        "ssh://host:99999",
     ],
 )
 def test_urls_of_no_use(url: str) -> None:
@@ -90,9 +96,17 @@ def test_the_host_field() -> None:
     assert hosts == {"unix:///s": "docker", "tcp://h:1": "h:1", "http://[::1]:2375/": "[::1]:2375"}
 
 
-def test_ssh_says_what_to_do() -> None:
-    with pytest.raises(ValueError, match="ssh -nNT -L"):
-        find("ssh://host", environment={})
+def test_commands_of_ssh() -> None:
+    def command(url: str) -> list[str]:
+        return ssh_command(urlsplit(url))[4:]
+
+    dial = "docker system dial-stdio"
+    assert command("ssh://host") == ["--", "host", dial]
+    assert command("ssh://me@host:2222/") == ["-l", "me", "-p", "2222", "--", "host", dial]
+    assert command("ssh://-oProxyCommand=x") == ["--", "-oProxyCommand=x", dial]
+    assert (
+        command("ssh://host/run/a b;c.sock")[-1] == "docker --host 'unix:///run/a b;c.sock' system dial-stdio"
+    )
 
 
 def test_a_context_that_is_not_there_or_not_well(tmp_path: Path) -> None:

@@ -198,7 +198,7 @@ async def test_a_sessions_life_on_the_real_engine_at_every_checkpoint(docker: Do
 
     with trio.fail_after(110):
         checkpoints = await cancel_at_every_checkpoint(life, nothing_is_left, resumptions=False)
-    assert checkpoints > 15
+    assert checkpoints > 10  # output that comes in one piece has fewer
 
 
 class Storm:
