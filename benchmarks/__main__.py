@@ -47,6 +47,7 @@ def environment(extra: dict[str, str]) -> dict[str, str]:
             "CONTAINER_USER": "1000:1000",
             "SESSION_COMMAND": "/bin/bash --norc --noprofile",
             "LOCAL_ACCESS_TOKEN": TOKEN,
+            "RATE_LIMIT_EXEMPT_NETWORKS": "127.0.0.0/8",
             "LOG_LEVEL": "warning",
             "INPUT_RATE": "1g",
             **extra,

@@ -128,6 +128,13 @@ class Settings:
     max_connections: int = _setting(
         "MAX_CONNECTIONS", 1000, int, "Open connections at once, all kinds together.", _between(1, 100_000)
     )
+    max_pending_connections: int = _setting(
+        "MAX_PENDING_CONNECTIONS",
+        256,
+        int,
+        "Open connections that have not authenticated; the oldest is closed for a newer one.",
+        _between(1, 100_000),
+    )
     handshake_timeout: float = _setting(
         "HANDSHAKE_TIMEOUT_MS", 10.0, _milliseconds, "Time for a request head to arrive.", _between(0.1, 120)
     )
@@ -216,6 +223,12 @@ class Settings:
         _boolean,
         "Accept unsigned credentials although a signing secret is set.",
     )
+    allow_bypass: bool = _setting(
+        "ALLOW_BYPASS_RATE_LIMIT",
+        False,
+        _boolean,
+        "Heed bypassRateLimit in signed configs (for tests of a page).",
+    )
     access_token: str = _setting(
         "LOCAL_ACCESS_TOKEN",
         "",
@@ -224,6 +237,152 @@ class Settings:
         secret=True,
     )
     max_sessions: int = _setting("MAX_SESSIONS", 100, int, "Sessions at once.", _between(1, 100_000))
+    max_anonymous_sessions: int = _setting(
+        "MAX_ANONYMOUS_SESSIONS",
+        50,
+        int,
+        "Sessions at once of visitors without an access token that somebody vouches for.",
+        _between(0, 100_000),
+    )
+    max_authenticated_sessions: int = _setting(
+        "MAX_AUTHENTICATED_SESSIONS",
+        50,
+        int,
+        "Sessions at once of visitors with such a token.",
+        _between(0, 100_000),
+    )
+    max_sessions_per_credential: int = _setting(
+        "MAX_SESSIONS_PER_CREDENTIAL",
+        10,
+        int,
+        "Sessions at once of one authenticated visitor.",
+        _between(1, 100_000),
+    )
+    max_sessions_per_address: int = _setting(
+        "MAX_SESSIONS_PER_IP",
+        20,
+        int,
+        "Sessions at once from one address (IPv6: one /64).",
+        _between(1, 100_000),
+    )
+    waiting_line: int = _setting(
+        "WAITING_LINE_SIZE",
+        0,
+        int,
+        "Visitors who may wait for a session when all are in use; 0: they are refused.",
+        _between(0, 10_000),
+    )
+    waiting_timeout: float = _setting(
+        "WAITING_LINE_TIMEOUT_MS",
+        60.0,
+        _milliseconds,
+        "How long a visitor waits in that line.",
+        _between(1, 3600),
+    )
+    throttling: bool = _setting(
+        "ENABLE_CONNECTION_THROTTLING",
+        True,
+        _boolean,
+        "Limit connections and requests by address, and new connections altogether.",
+    )
+    max_connections_per_address: int = _setting(
+        "MAX_CONNECTIONS_PER_IP_PER_MINUTE",
+        10,
+        int,
+        "WebSockets that one address (IPv6: one /64) may open in a window.",
+        _between(1, 1_000_000),
+    )
+    throttle_window: float = _setting(
+        "CONNECTION_THROTTLE_WINDOW_MS",
+        60.0,
+        _milliseconds,
+        "That window; a minute unless changed.",
+        _between(1, 3600),
+    )
+    throttle_block: float = _setting(
+        "CONNECTION_BLOCK_MS",
+        60.0,
+        _milliseconds,
+        "First block of an address beyond a limit; each further one is twice as long, up to an hour.",
+        _between(1, 3600),
+    )
+    max_connections_at_once_per_address: int = _setting(
+        "MAX_CONNECTIONS_PER_IP",
+        50,
+        int,
+        "Open connections at once from one address.",
+        _between(1, 100_000),
+    )
+    max_requests_per_address: int = _setting(
+        "MAX_REQUESTS_PER_IP_PER_MINUTE",
+        600,
+        int,
+        "Requests for pages from one address in a window.",
+        _between(1, 1_000_000),
+    )
+    max_failures_per_address: int = _setting(
+        "MAX_FAILED_AUTHENTICATIONS_PER_IP_PER_MINUTE",
+        10,
+        int,
+        "Failed authentications of one address before it is blocked.",
+        _between(1, 1_000_000),
+    )
+    max_resumes_per_session: int = _setting(
+        "MAX_RESUME_ATTEMPTS_PER_SESSION_PER_MINUTE",
+        3,
+        int,
+        "Connections to a session that exists.",
+        _between(1, 1_000_000),
+    )
+    resume_block: float = _setting(
+        "RESUME_BLOCK_MS",
+        5 * MINUTE,
+        _milliseconds,
+        "First block of a session that is resumed too often.",
+        _between(1, 3600),
+    )
+    max_new_connections: int = _setting(
+        "MAX_NEW_CONNECTIONS_PER_SECOND",
+        200,
+        int,
+        "New connections from addresses where nobody has authenticated yet; more are refused unread.",
+        _between(1, 100_000),
+    )
+    exempt_networks: tuple[str, ...] = _setting(
+        "RATE_LIMIT_EXEMPT_NETWORKS",
+        (),
+        _list,
+        "Networks (CIDR) without limits by address, comma separated; loopback is not one unless named.",
+    )
+    limiter_entries: int = _setting(
+        "RATE_LIMIT_ENTRIES",
+        20_000,
+        int,
+        "Addresses that each limit remembers; the least useful gives way.",
+        _between(16, 10_000_000),
+    )
+    trusted_proxy: bool = _setting(
+        "TRUSTED_PROXY_ENABLED",
+        False,
+        _boolean,
+        "Believe the proxies in TRUSTED_PROXY_IPS whose connections they pass on.",
+    )
+    trusted_proxies: tuple[str, ...] = _setting(
+        "TRUSTED_PROXY_IPS", (), _list, "Addresses or networks (CIDR) of these proxies, comma separated."
+    )
+    trusted_proxy_header: Literal["x-forwarded-for", "forwarded", "none"] = _setting(
+        "TRUSTED_PROXY_HEADER",
+        "x-forwarded-for",
+        _text,
+        "Header in which they say so; none where PROXY_PROTOCOL says it.",
+        _one_of("x-forwarded-for", "forwarded", "none"),
+    )
+    proxy_protocol: bool = _setting(
+        "PROXY_PROTOCOL",
+        False,
+        _boolean,
+        "Expect a PROXY header (version 1 or 2) at the start of each connection from these proxies.",
+    )
     environment_allow: tuple[str, ...] = _setting(
         "CLIENT_ENVIRONMENT_ALLOW", (), _list, "Further names that a client may set in environmentVariables."
     )
@@ -269,6 +428,27 @@ class Settings:
         parse_size,
         "Input accepted at once before the rate applies, bytes.",
         _between(KIB, 256 * MIB),
+    )
+    message_rate: int = _setting(
+        "INPUT_MESSAGE_RATE",
+        1000,
+        int,
+        "Messages to a session per second; more wait.",
+        _between(1, 1_000_000),
+    )
+    message_burst: int = _setting(
+        "INPUT_MESSAGE_BURST",
+        10_000,
+        int,
+        "Messages accepted at once before that rate applies.",
+        _between(1, 10_000_000),
+    )
+    output_rate: int = _setting(
+        "OUTPUT_RATE",
+        0,
+        parse_size,
+        "Output of a session, bytes per second: a faster program waits; 0: as fast as its viewers.",
+        _between(0, 1 << 40),
     )
 
     # sandbox
@@ -495,6 +675,10 @@ class Settings:
                 )
         if self.signing_secret and len(self.signing_secret) < 16:
             problems.append("TERMINAL_SERVER_SIGNING_SECRET: must have at least 16 characters")
+        if self.trusted_proxy and not self.trusted_proxies:
+            problems.append("TRUSTED_PROXY_ENABLED=true: TRUSTED_PROXY_IPS must name the proxies")
+        if self.proxy_protocol and not self.trusted_proxy:
+            problems.append("PROXY_PROTOCOL=true: needs TRUSTED_PROXY_ENABLED and TRUSTED_PROXY_IPS")
         if self.access_token and len(self.access_token) < 16:
             problems.append("LOCAL_ACCESS_TOKEN: must have at least 16 characters")
         if self.admin_token and len(self.admin_token) < 16:

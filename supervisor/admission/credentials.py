@@ -22,6 +22,7 @@ import attrs
 from supervisor.errors import PeerError, SessionRefusedError
 from supervisor.protocol.closing import EndReason
 from supervisor.protocol.messages import Json, is_integer, parse_object
+from supervisor.session.visitor import Standing
 
 FUTURE_SKEW_MS: Final = 60_000
 """Milliseconds that a signer's clock may be ahead of ours."""
@@ -55,6 +56,15 @@ class Credentials:
     endpoint: str | None = None
     control_host: str | None = None
     bypass_rate_limit: bool = False
+
+    @property
+    def standing(self) -> Standing:
+        """What kind of visitor this is. Nobody vouches for unsigned credentials, so they are nobody's; and an
+        API key alone is often a page's, shared by all who visit it.
+        """
+        if self.kind == "local":
+            return "local"
+        return "authenticated" if self.kind == "signed" and self.access_token else "anonymous"
 
     def __repr__(self) -> str:
         return f"<Credentials {self.kind}>"

@@ -11,12 +11,15 @@ from weakref import WeakSet
 import attrs
 import trio
 
+from supervisor.admission.address import Client
+from supervisor.admission.capacity import Capacity
 from supervisor.admission.credentials import (
     Credentials,
     local_credentials,
     unsigned_credentials,
     verify_signed_config,
 )
+from supervisor.admission.door import Door
 from supervisor.admission.environment import filter_client_environment
 from supervisor.admission.token import OneTimeTokens, cookie_values
 from supervisor.errors import SessionRefusedError
@@ -25,6 +28,7 @@ from supervisor.protocol.closing import EndReason
 from supervisor.sandbox.terminal import LeaseRequest, SandboxProvider
 from supervisor.session.registry import SessionRegistry
 from supervisor.session.session import Session
+from supervisor.session.visitor import Standing, Visitor
 from supervisor.settings import Settings
 
 NO_ISOLATION = "No isolation: this terminal is a plain process of the host. Use it for development only."
@@ -50,10 +54,15 @@ class Identity:
     Attributes:
         owner: keyed digest that a session is bound to.
         environment: variables of the session's command.
+        standing: what kind of visitor that makes.
+        bypasses_limits: whether limits of rates do not hold, which a signed config may ask for where the
+            operator allows it.
     """
 
     owner: bytes = attrs.field(repr=False)
     environment: dict[str, str] = attrs.field(repr=False)
+    standing: Standing = "local"
+    bypasses_limits: bool = False
 
 
 class House:
@@ -75,6 +84,8 @@ class House:
         self.on_redeemed: Callable[[], None] = lambda: None
         self.provider = provider
         self.registry = registry
+        self.door = Door(settings)
+        self.capacity = Capacity(settings, registry)
         self.tokens = tokens
         self._digest_key = secrets.token_bytes(32)
         self._waits: WeakSet[trio.CancelScope] = WeakSet()
@@ -137,7 +148,12 @@ class House:
             presented, has_token or self.tokens.is_reusable(presented.token or "")
         )
         environment = filter_client_environment(presented.environment, self.settings.environment_allow)
-        return Identity(credentials.digest(self._digest_key), environment | credentials.environment())
+        return Identity(
+            owner=credentials.digest(self._digest_key),
+            environment=environment | credentials.environment(),
+            standing="local" if self.needs_token else credentials.standing,
+            bypasses_limits=credentials.bypass_rate_limit and self.settings.allow_bypass,
+        )
 
     def _credentials(self, presented: Presented, has_token: bool) -> Credentials:
         settings = self.settings
@@ -161,16 +177,20 @@ class House:
         return unsigned_credentials(presented.api_key, presented.access_token, time.time())
 
     async def open_session(
-        self, identity: Identity, session_id: str | None, cols: int, rows: int
+        self, identity: Identity, client: Client, session_id: str | None, cols: int, rows: int
     ) -> tuple[Session, bool]:
         """Return the session to attach to, and whether it is an old one.
 
         Raises:
-            SessionRefusedError: the id belongs to other credentials, or there is no room.
+            SessionRefusedError: the id belongs to other credentials, was used too often, or there is no room.
             SandboxError: a new one could not be started.
         """
         if session_id and (session := self.registry.find(session_id, identity.owner)):
+            if not identity.bypasses_limits:
+                self.door.resume(client, session_id)
             return session, True
+        key = b"" if client.exempt or identity.bypasses_limits else client.key
+        visitor = Visitor(identity.standing, key)
         request = LeaseRequest(
             session_id="",
             command=self.settings.command,
@@ -178,4 +198,5 @@ class House:
             cols=cols,
             rows=rows,
         )
-        return await self.registry.create(identity.owner, request), False
+        await self.capacity.admit(identity.owner, visitor)
+        return await self.registry.create(identity.owner, request, visitor), False

@@ -14,7 +14,10 @@ from http import HTTPStatus
 
 import trio
 
+from supervisor.admission.address import Address, Client
+from supervisor.admission.door import Presence, Refusal
 from supervisor.admission.origin import host_allowed, invalid_entries, origin_allowed
+from supervisor.admission.proxy_protocol import Header
 from supervisor.admission.token import set_cookie
 from supervisor.errors import ConfigurationError, SupervisorError
 from supervisor.gateway.ably import AblySpeaker
@@ -35,8 +38,11 @@ log = get_logger(__name__)
 
 BACKLOG = 512
 GONE = (ConnectionLostError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
-BUSY = response(HTTPStatus.SERVICE_UNAVAILABLE, b"Too many connections.\n", headers=[("Retry-After", "10")])
-BUSY_TIMEOUT = 2.0  # seconds for that, a TLS handshake included; such connections are not counted
+BUSY = Refusal("flood", 10.0)
+TURN_AWAY_TIMEOUT = 2.0  # seconds to say so, a TLS handshake included
+MAX_TURNED_AWAY = (
+    64  # connections that are being told so; such are not counted, and more are closed without a word
+)
 
 
 class Gateway:
@@ -67,6 +73,7 @@ class Gateway:
         self.listening: list[socket.socket] = list(listening)
         self._resumed = trio.Event()
         self._connections = 0
+        self._turned_away = 0
         self._accepting = trio.CancelScope()
         self._gone = trio.lowlevel.ParkingLot()
 
@@ -151,28 +158,45 @@ class Gateway:
 
     async def _accepted(self, stream: trio.SocketStream) -> None:
         try:
-            address: str = stream.socket.getsockname()[0]
+            local: str = stream.socket.getsockname()[0]
+            peer = self.house.door.addresses.client(stream.socket.getpeername()[0])
         except OSError:
             return  # reset before it was accepted
-        await self.serve(self.tls.wrap(stream) if self.tls else stream, address)
+        proxied = self.settings.proxy_protocol and self.house.door.addresses.trusts(peer)
+        await self.serve(
+            self.tls.wrap(stream) if self.tls else stream,
+            local,
+            peer,
+            announced_on=stream if proxied else None,
+        )
 
-    async def serve(self, stream: trio.abc.Stream, address: str | None = None) -> None:
+    async def serve(
+        self,
+        stream: trio.abc.Stream,
+        address: str | None = None,
+        peer: Client | None = None,
+        *,
+        announced_on: trio.SocketStream | None = None,
+    ) -> None:
         """Serve one connection until it ends, whatever carries it, and close it.
 
         Args:
             stream: to the client.
             address: of this host, at which the connection arrived.
+            peer: who is at the other end; nobody in particular, for a stream that no network carries.
+            announced_on: the stream below, when a PROXY header comes first on it.
 
         Error handling: what goes wrong ends this connection, is logged, and is never raised.
         """
+        peer = peer or Client()
         try:
-            if self._connections < self.settings.max_connections:
-                await self._serve_counted(stream, address)
+            refusal = BUSY if self._connections >= self.settings.max_connections else None
+            if peer.direct and announced_on is None:
+                refusal = refusal or self.house.door.knock(peer)
+            if refusal:
+                await self._turn_away(stream, refusal)
             else:
-                metrics.http_refusals.labels("503").inc()
-                with trio.move_on_after(BUSY_TIMEOUT):
-                    await stream.send_all(BUSY)
-                    await linger(stream)
+                await self._serve_counted(stream, address, peer, announced_on)
         except* (*GONE, SupervisorError) as gone:  # errors of a dialogue come here when it is cancelled, too
             log.debug("connection broke", error=repr(gone.exceptions[0]))
         except* Exception as error:
@@ -180,23 +204,66 @@ class Gateway:
         finally:
             await trio.aclose_forcefully(stream)
 
-    async def _serve_counted(self, stream: trio.abc.Stream, address: str | None) -> None:
-        self._connections += 1
+    async def _turn_away(self, stream: trio.abc.Stream, refusal: Refusal) -> None:
+        """Refuse without having read anything."""
+        if self._turned_away >= MAX_TURNED_AWAY:
+            return
+        metrics.http_refusals.labels(str(_too_many(refusal).status.value)).inc()
+        self._turned_away += 1
         try:
-            if upgrade := await self._answer_requests(stream, address):
-                speaker, rest = upgrade
-                await converse(WebSocket(stream, rest, self.settings), speaker, self.house)
+            with trio.move_on_after(TURN_AWAY_TIMEOUT):
+                await stream.send_all(refusal_response(refusal))
+                await linger(stream)
+        finally:
+            self._turned_away -= 1
+
+    async def _serve_counted(
+        self,
+        stream: trio.abc.Stream,
+        address: str | None,
+        peer: Client,
+        announced_on: trio.SocketStream | None,
+    ) -> None:
+        self._connections += 1
+        refusal: Refusal | None = None
+        try:
+            with self.house.door.presence(peer) as presence:
+                if announced_on:
+                    announced = await self._announced(announced_on)
+                    peer = self.house.door.addresses.client(announced) if announced else peer
+                    refusal = presence.admit(peer) if peer.direct else None
+                elif peer.direct:
+                    presence.come(peer)  # it has knocked
+                if refusal:
+                    await self._turn_away(stream, refusal)
+                elif upgrade := await self._answer_requests(stream, address, presence):
+                    speaker, rest, refusal = upgrade
+                    websocket = WebSocket(stream, rest, self.settings)
+                    await converse(websocket, speaker, self.house, presence, refusal)
         finally:
             self._connections -= 1
             self._gone.unpark_all()
 
+    async def _announced(self, stream: trio.SocketStream) -> Address | None:
+        """Read a PROXY header; return the address in it."""
+        header = Header()
+        with trio.fail_after(self.settings.handshake_timeout):
+            while header.wanted:
+                data = await stream.receive_some(header.wanted)
+                if not data:
+                    raise ConnectionLostError
+                header.feed(bytes(data))
+        return header.address
+
     async def _answer_requests(
-        self, stream: trio.abc.Stream, address: str | None
-    ) -> tuple[Speaker, bytes] | None:
+        self, stream: trio.abc.Stream, address: str | None, presence: Presence
+    ) -> tuple[Speaker, bytes, Refusal | None] | None:
         """Answer requests until one asks for a WebSocket and has got its answer; return the speaker that the
-        client asked for, and what has been read already. None when the connection is done.
+        client asked for, what has been read already, and why it is going to be refused. None when the
+        connection is done.
         """
         timeout = self.settings.handshake_timeout
+        door, peer = self.house.door, presence.client
         reader = HeadReader(stream)
         while True:
             request: Request | None = None
@@ -207,11 +274,18 @@ class Gateway:
                     raise HttpError(HTTPStatus.REQUEST_TIMEOUT, "The request did not arrive in time.")
                 if request is None:
                     return None
+                if refusal := presence.admit(door.addresses.behind(peer, request.headers)):
+                    raise _too_many(refusal)
                 if request.is_websocket_upgrade:
+                    refusal = door.upgrade(presence.client)
+                    if refusal and not refusal.told:
+                        raise _too_many(refusal)
                     answer, speaker = self._upgrade(request, address)
                     await send_steadily(stream, answer, timeout)
-                    return speaker, bytes(reader.rest)
-                answer, keep_alive = self._answer(request, address), request.keep_alive
+                    return speaker, bytes(reader.rest), refusal
+                if refusal := door.request(presence.client):
+                    raise _too_many(refusal)
+                answer, keep_alive = self._answer(request, address, presence), request.keep_alive
             except HttpError as error:
                 metrics.http_refusals.labels(str(error.status.value)).inc()
                 head_only = request is not None and request.method == "HEAD"
@@ -226,7 +300,7 @@ class Gateway:
 
     # ------------------------------------------------------------------ pages
 
-    def _answer(self, request: Request, address: str | None) -> bytes:
+    def _answer(self, request: Request, address: str | None, presence: Presence) -> bytes:
         if request.method not in {"GET", "HEAD"}:
             raise HttpError(
                 HTTPStatus.METHOD_NOT_ALLOWED, "Only GET and HEAD are served here.", [("Allow", "GET, HEAD")]
@@ -240,14 +314,16 @@ class Gateway:
             )
         host = self._checked_host(request, address)
         if request.path == "/":
-            return self._page(request, host, keep_alive=keep_alive, head_only=head_only)
+            return self._page(request, host, presence, keep_alive=keep_alive, head_only=head_only)
         tag = request.header("if-none-match")
         asset = self.pages.asset(request.path, tag, keep_alive=keep_alive, head_only=head_only)
         if asset is None:
             raise HttpError(HTTPStatus.NOT_FOUND, "There is nothing here.")
         return asset
 
-    def _page(self, request: Request, host: str, *, keep_alive: bool, head_only: bool) -> bytes:
+    def _page(
+        self, request: Request, host: str, presence: Presence, *, keep_alive: bool, head_only: bool
+    ) -> bytes:
         websocket_origin = f"{'wss' if self.tls else 'ws'}://{host}"
         if self.house.needs_token:
             token = request.query.get("token")
@@ -259,6 +335,8 @@ class Gateway:
                 ]
                 return response(HTTPStatus.SEE_OTHER, headers=headers, keep_alive=keep_alive)
             if not self.house.has_token(request):
+                if token is not None:
+                    presence.failed()
                 return self.pages.refusal(websocket_origin, keep_alive=keep_alive, head_only=head_only)
         return self.pages.index(websocket_origin, keep_alive=keep_alive, head_only=head_only)
 
@@ -296,3 +374,15 @@ class Gateway:
         if SUBPROTOCOL in request.elements("sec-websocket-protocol"):
             return upgrade_response(key, SUBPROTOCOL), V1Speaker(self.house, has_token)
         return upgrade_response(key, None), AblySpeaker(self.house, has_token)
+
+
+def _too_many(refusal: Refusal) -> HttpError:
+    status = HTTPStatus.SERVICE_UNAVAILABLE if refusal.overloaded else HTTPStatus.TOO_MANY_REQUESTS
+    text = "Too many connections." if refusal.overloaded else "Too many attempts from your address."
+    return HttpError(status, text, [("Retry-After", str(refusal.retry_after))])
+
+
+def refusal_response(refusal: Refusal) -> bytes:
+    """Return the whole answer to somebody who is not even read."""
+    error = _too_many(refusal)
+    return response(error.status, f"{error}\n".encode(), headers=error.headers)

@@ -12,6 +12,7 @@ from typing import Protocol, cast
 import attrs
 import trio
 
+from supervisor.admission.door import Presence, Refusal
 from supervisor.errors import PeerError, SandboxError, SessionRefusedError, SupervisorError
 from supervisor.gateway.house import House, Identity
 from supervisor.gateway.websocket import CLOSE_TIMEOUT, ConnectionLostError, WebSocket
@@ -94,11 +95,19 @@ class Speaker(Protocol):
         ...
 
 
-async def converse(websocket: WebSocket, speaker: Speaker, house: House) -> None:
-    """Serve one client until it or its session ends; never raises for anything that a client can do."""
+async def converse(
+    websocket: WebSocket, speaker: Speaker, house: House, presence: Presence, refusal: Refusal | None = None
+) -> None:
+    """Serve one client until it or its session ends; never raises for anything that a client can do.
+
+    Args:
+        websocket, speaker, house: where, in which words, and for whom.
+        presence: of this connection.
+        refusal: why it is not served, unless it has the right to bypass limits.
+    """
     message: str | None = None
     try:
-        ended = await _dialogue(websocket, speaker, house)
+        ended = await _dialogue(websocket, speaker, house, presence, refusal)
     except Exception as error:
         cause = _cause(error)
         if isinstance(cause, ConnectionLostError):
@@ -125,18 +134,24 @@ async def converse(websocket: WebSocket, speaker: Speaker, house: House) -> None
     await websocket.close(code, text)
 
 
-async def _dialogue(websocket: WebSocket, speaker: Speaker, house: House) -> Ended:
+async def _dialogue(
+    websocket: WebSocket, speaker: Speaker, house: House, presence: Presence, refusal: Refusal | None
+) -> Ended:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(websocket.keep_alive)
         for frame in speaker.greeting():
             await websocket.send(frame)
-        opening = await _authenticate(websocket, speaker, house)
+        if refusal and not house.settings.allow_bypass:
+            raise refusal.error()
+        opening = await _authenticate(websocket, speaker, house, presence)
+        if refusal and not opening.identity.bypasses_limits:
+            raise refusal.error()
         for frame in speaker.welcome():
             await websocket.send(frame)
         listener = _Listener(websocket, speaker)
         nursery.start_soon(listener.run)
         session, resumed = await house.open_session(
-            opening.identity, opening.session_id, opening.cols, opening.rows
+            opening.identity, presence.client, opening.session_id, opening.cols, opening.rows
         )
         attachment, frames = await speaker.attach(session, resumed)
         try:
@@ -161,12 +176,18 @@ async def _dialogue(websocket: WebSocket, speaker: Speaker, house: House) -> End
     return ended
 
 
-async def _authenticate(websocket: WebSocket, speaker: Speaker, house: House) -> Opening:
+async def _authenticate(websocket: WebSocket, speaker: Speaker, house: House, presence: Presence) -> Opening:
     opening: Opening | None = None
     with house.patience(house.settings.auth_timeout):
-        opening = speaker.authenticate(await websocket.receive())
+        try:
+            opening = speaker.authenticate(await websocket.receive())
+        except SessionRefusedError as error:
+            if error.reason == EndReason.CREDENTIALS:
+                presence.failed()
+            raise
     if opening is not None:
         websocket.authenticated()
+        presence.authenticated()
         return opening
     if house.closing:
         raise SessionRefusedError(house.closing.value, CLOSINGS[house.closing].message)
@@ -214,8 +235,10 @@ class _Listener:
             return
         if message is None:
             await self._speaker.release(attachment)
-        else:
-            await self._speaker.hear(message, attachment)
+            return
+        await self._speaker.hear(message, attachment)
+        if delay := attachment.session.messages.charge(1, trio.current_time()):
+            await trio.sleep(delay)
 
 
 async def _tell(websocket: WebSocket, speaker: Speaker, attachment: Attachment) -> Ended:

@@ -1,8 +1,10 @@
 """All sessions of this supervisor: who may have one, who may come back to one."""
 
 import hmac
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
+import attrs
 import trio
 
 from supervisor.errors import SandboxError, SessionRefusedError
@@ -10,19 +12,49 @@ from supervisor.observability.log import get_logger
 from supervisor.protocol.closing import EndReason
 from supervisor.sandbox.terminal import LeaseRequest, SandboxProvider
 from supervisor.session.session import Session
+from supervisor.session.visitor import Visitor
 from supervisor.settings import Settings
 
 log = get_logger(__name__)
 
 
+class SessionWatcher(Protocol):
+    """Somebody who is told what becomes of sessions. It may neither wait nor raise."""
+
+    def session_added(self, session: Session) -> None:
+        """Hear of one that begins; it has no terminal yet."""
+        ...
+
+    def session_started(self, session: Session) -> None:
+        """Hear of one whose user has a terminal now."""
+        ...
+
+    def session_removed(self, session: Session) -> None:
+        """Hear of one that is over; `session.was_ready` tells whether it ever started."""
+        ...
+
+
+@attrs.frozen
+class _Announced:
+    """A `trio.TaskStatus` that tells somebody else first."""
+
+    status: trio.TaskStatus[None]
+    announce: Callable[[], None]
+
+    def started(self, value: None = None) -> None:
+        self.announce()
+        self.status.started(value)
+
+
 class SessionRegistry:
     """Creates sessions in a nursery of its own and finds them again.
 
-    Attributes:
-        past_output_bytes, past_input_bytes: of sessions that have gone.
-
     Resource handling: a session lives in `nursery`; cancelling it ends all sessions, each giving its sandbox
         back.
+
+    Attributes:
+        watchers: told of each session, in order.
+        past_output_bytes, past_input_bytes: of sessions that have gone.
     """
 
     def __init__(self, settings: Settings, provider: SandboxProvider, nursery: trio.Nursery) -> None:
@@ -33,6 +65,7 @@ class SessionRegistry:
         self._closing = False
         self.past_output_bytes = 0
         self.past_input_bytes = 0
+        self.watchers: list[SessionWatcher] = []
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -43,8 +76,20 @@ class SessionRegistry:
     def __repr__(self) -> str:
         return f"<SessionRegistry {len(self)} of at most {self.settings.max_sessions} sessions>"
 
-    async def create(self, owner: bytes, request: LeaseRequest) -> Session:
-        """Start a session for `owner`; returns when its terminal is there.
+    async def create(
+        self,
+        owner: bytes,
+        request: LeaseRequest,
+        visitor: Visitor = Visitor(),  # noqa: B008 - frozen
+        settings: Settings | None = None,
+    ) -> Session:
+        """Start a session for `owner`; returns when its terminal is there. It is counted from the call on.
+
+        Args:
+            owner: digest of its credentials.
+            request: what it runs.
+            visitor: whose it is.
+            settings: that hold for it, where they are not those of all.
 
         Resource handling: cancelled meanwhile, the half-started session is taken down again.
 
@@ -59,18 +104,32 @@ class SessionRegistry:
             raise SessionRefusedError(
                 EndReason.CAPACITY.value, "All terminals are in use. Please try again later."
             )
-        session = Session(owner, request, self.settings)
-        self._sessions[session.id] = session
+        session = Session(owner, request, settings or self.settings, visitor)
+        self._add(session)
         await self._nursery.start(self._keep, session)
         return session
 
     async def _keep(self, session: Session, *, task_status: trio.TaskStatus[None]) -> None:
+        def announce() -> None:
+            for watcher in self.watchers:
+                watcher.session_started(session)
+
         try:
-            await session.run(self.provider, task_status=task_status)
+            await session.run(self.provider, task_status=_Announced(task_status, announce))
         finally:
-            del self._sessions[session.id]
-            self.past_output_bytes += session.scrollback.end
-            self.past_input_bytes += session.input_bytes
+            self._remove(session)
+
+    def _add(self, session: Session) -> None:
+        self._sessions[session.id] = session
+        for watcher in self.watchers:
+            watcher.session_added(session)
+
+    def _remove(self, session: Session) -> None:
+        del self._sessions[session.id]
+        self.past_output_bytes += session.scrollback.end
+        self.past_input_bytes += session.input_bytes
+        for watcher in self.watchers:
+            watcher.session_removed(session)
 
     def find(self, session_id: str, owner: bytes) -> Session | None:
         """Return the live session of that id, or None when there is none.
@@ -103,7 +162,7 @@ class SessionRegistry:
     def adopt(self, session: Session, provider: SandboxProvider) -> None:
         """Go on with a restored session, whose terminal `provider` leases. It starts at once, in whatever way
         it ends."""
-        self._sessions[session.id] = session
+        self._add(session)
         session.thaw()
         self._nursery.start_soon(self._keep_adopted, session, provider)
 
@@ -113,7 +172,7 @@ class SessionRegistry:
         except (SandboxError, SessionRefusedError) as error:
             log.warning("a session that was handed over is lost", session=session.label, problem=str(error))
         finally:
-            del self._sessions[session.id]
+            self._remove(session)
 
     def close(self, reason: EndReason) -> None:
         """Refuse new sessions from now on and end those that are there."""

@@ -36,6 +36,7 @@ from supervisor.session.limiter import TokenBucket
 from supervisor.session.scrollback import Scrollback
 from supervisor.session.snapshot import SessionSnapshot, from_monotonic, to_monotonic
 from supervisor.session.state import SessionState
+from supervisor.session.visitor import Visitor
 from supervisor.settings import Settings
 
 log = get_logger(__name__)
@@ -71,11 +72,22 @@ class Session:
         scrollback: its output, still readable after the end for viewers that have to catch up.
         ended: why it ended, once it has.
         terminal: what it runs in, once it is READY.
+        visitor: whose it is.
+        was_ready: whether its user ever had a terminal.
+        messages: at what rate its viewers may send messages.
     """
 
-    def __init__(self, owner: bytes, request: LeaseRequest, settings: Settings) -> None:
+    def __init__(
+        self,
+        owner: bytes,
+        request: LeaseRequest,
+        settings: Settings,
+        visitor: Visitor = Visitor(),  # noqa: B008 - frozen
+    ) -> None:
         self.id = secrets.token_urlsafe(24)
         self.owner = owner
+        self.visitor = visitor
+        self.was_ready = False
         self.settings = settings
         self.scrollback = Scrollback(settings.scrollback)
         self.state = SessionState.CREATED
@@ -100,6 +112,7 @@ class Session:
         self._born = trio.current_time()
         self._last_key = self._born
         self._typed_at = 0.0  # when the input was typed whose echo is still to come
+        self.messages = TokenBucket(settings.message_rate, settings.message_burst, self._born)
         self.idle_clock = Countdown(settings.idle_timeout, settings.timeout_warning, self._born)
         self.duration_clock = Countdown(settings.max_duration, settings.timeout_warning, self._born)
         self._abandoned_at = self._born + max(settings.resume_grace, FIRST_VIEWER_GRACE)
@@ -151,6 +164,7 @@ class Session:
                     self.terminal = terminal
                     self._advance(SessionState.READY)
                     metrics.sessions_started.inc()
+                    self.was_ready = True
                     task_status.started()
                     await self._serve(terminal)
                     self._advance(SessionState.ENDING)
@@ -260,6 +274,9 @@ class Session:
             input_bytes=self.input_bytes,
             output_start=scrollback.start,
             output=scrollback.read(scrollback.start, scrollback.capacity),
+            standing=self.visitor.standing,
+            address_key=self.visitor.key,
+            profile=self.visitor.profile,
         )
 
     @classmethod
@@ -268,7 +285,9 @@ class Session:
         `settings` say.
         """
         request = LeaseRequest(snapshot.id, cols=snapshot.cols, rows=snapshot.rows)
-        session = cls(snapshot.owner, request, settings)
+        visitor = Visitor(snapshot.standing, snapshot.address_key, snapshot.profile)
+        session = cls(snapshot.owner, request, settings, visitor)
+        session.was_ready = True
         session.id = snapshot.id
         session._request = attrs.evolve(session._request, session_id=snapshot.id)
         session._born = from_monotonic(snapshot.born)
@@ -286,6 +305,8 @@ class Session:
     # ------------------------------------------------------------------ output
 
     async def _pump_output(self, terminal: Terminal) -> None:
+        rate = self.settings.output_rate
+        shaper = TokenBucket(rate, max(rate, READ_SIZE), trio.current_time()) if rate else None
         while True:
             while self._all_viewers_lag():
                 await self._room.park()
@@ -300,6 +321,8 @@ class Session:
                     metrics.echo.observe(echoed)
             for attachment in self._attachments:
                 attachment.wake()
+            if shaper and (delay := shaper.charge(len(data), trio.current_time())):
+                await trio.sleep(delay)
 
     def _all_viewers_lag(self) -> bool:
         # While the input is full nobody is heard, so acknowledgements cannot come either, and a program that

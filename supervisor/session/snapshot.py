@@ -9,6 +9,8 @@ import time
 import attrs
 import trio
 
+from supervisor.session.visitor import Standing
+
 
 @attrs.frozen
 class SessionSnapshot:
@@ -22,6 +24,7 @@ class SessionSnapshot:
         input_bytes: how much the command has taken.
         output_start: absolute offset of the first byte of `output`.
         output: the scrollback.
+        standing, address_key, profile: of its visitor (`supervisor.session.visitor`).
     """
 
     id: str
@@ -36,6 +39,9 @@ class SessionSnapshot:
     input_bytes: int
     output_start: int
     output: bytes = attrs.field(repr=False)
+    standing: Standing = "local"
+    address_key: bytes = b""
+    profile: str = ""
 
 
 def to_monotonic(when: float) -> float:

@@ -70,6 +70,7 @@ def serving(command: str = "serve", **settings: str) -> Iterator[Server]:
         "SESSION_COMMAND": f"env 'PS1={PROMPT} ' bash --norc -s {mark}",
         "DOCKER_IMAGE_NAME": "terminal-supervisor-workbench:latest",
         "CONTAINER_USER": "1000:1000",
+        "RATE_LIMIT_EXEMPT_NETWORKS": "127.0.0.0/8",
         "PYTHONUNBUFFERED": "1",
         **settings,
     }

@@ -37,6 +37,7 @@ def environment(docker_host: str, **changes: str) -> dict[str, str]:
         "CONTAINER_USER": "1000:1000",
         "LOCAL_ACCESS_TOKEN": TOKEN,
         "HARDENING_WITHOUT": os.environ["HARDENING_WITHOUT"],
+        "RATE_LIMIT_EXEMPT_NETWORKS": "127.0.0.0/8",
         "PORT": "0",
         "WARM_POOL_SIZE": "1",
         "LOG_FORMAT": "json",

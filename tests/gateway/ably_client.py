@@ -177,9 +177,11 @@ class Connected:
         await self.wire.send(text)
 
 
-async def connect(s: Stage, pane: AblyTerminal, credentials: dict[str, Any], target: str = "/") -> Connected:
+async def connect(
+    s: Stage, pane: AblyTerminal, credentials: dict[str, Any], target: str = "/", peer: str | None = None
+) -> Connected:
     """Open a socket and send what the client sends on open: one frame, waiting for nothing."""
-    wire = s.connect()
+    wire = s.connect(peer=peer)
     await wire.upgrade(target=target)
     pane.opened()
     await wire.send(pane.auth(credentials))

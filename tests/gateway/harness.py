@@ -265,14 +265,18 @@ class Stage:
         (session,) = self.registry
         return session
 
-    def connect(self, pair: Pair = trio.testing.memory_stream_pair) -> Wire:
+    def connect(self, pair: Pair = trio.testing.memory_stream_pair, peer: str | None = None) -> Wire:
+        """Return a connection; from nowhere, which no limit counts, unless `peer` is an address."""
         ours, theirs = pair()
-        self.nursery.start_soon(self.gateway.serve, theirs)
+        client = self.house.door.addresses.client(peer)
+        self.nursery.start_soon(self.gateway.serve, theirs, None, client)
         return Wire(ours)
 
-    async def v1(self, *, pair: Pair = trio.testing.memory_stream_pair, **auth: Any) -> V1Client:
+    async def v1(
+        self, *, pair: Pair = trio.testing.memory_stream_pair, peer: str | None = None, **auth: Any
+    ) -> V1Client:
         """Return a client that has got its hello."""
-        wire = self.connect(pair)
+        wire = self.connect(pair, peer)
         await wire.upgrade(SUBPROTOCOL)
         client = V1Client(wire)
         await client.auth(**auth)

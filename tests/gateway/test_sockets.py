@@ -68,7 +68,8 @@ class Place:
 
 @asynccontextmanager
 async def serving(**changes: Any) -> AsyncGenerator[Place]:
-    settings = Settings(**{"port": 0, "access_token": TOKEN, **changes})
+    exempt = ("127.0.0.0/8",)
+    settings = Settings(**{"port": 0, "access_token": TOKEN, "exempt_networks": exempt, **changes})
     provider = MemoryProvider()
     with trio.fail_after(TIMEOUT), structlog.testing.capture_logs() as logs:
         async with running(settings, provider, pages()) as supervisor:
