@@ -1,43 +1,46 @@
-"""Engines of other versions: the oldest that is supported, on the real engine; newer ones, from a fixture."""
+"""Engines of other versions: the oldest that is supported, on the real engine; newer ones, from recordings,
+and the newest from a fixture that was written after its API's definition.
+"""
 
 import json
-from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs
 
 import pytest
 import trio
 
 from engine.conftest import IMAGE, LABEL
-from engine.standin import UPGRADED, Request, StandIn, chunked, reply
+from engine.recording import FIXTURES, scenario, script
+from engine.standin import StandIn
 from supervisor.engine import Docker, DockerStreamError, Message
 
-FIXTURE = json.loads((Path(__file__).parent / "fixtures/api-1.53.json").read_text())
+FIXTURE = json.loads((FIXTURES / "written-1.53.json").read_text())
+RECORDINGS = {path.stem: json.loads(path.read_text()) for path in FIXTURES.glob("recorded-*.json")}
 
 
-def answer_of(exchange: dict[str, Any]) -> Any:
-    """The bytes of an exchange's answer, or a function that sends them and ends the connection."""
-    kind = exchange.get("content_type", "application/json")
-    if exchange.get("status") == 101:
+@pytest.mark.engine
+async def test_the_scenario_on_the_real_engine(docker: Docker) -> None:
+    with trio.fail_after(60):
+        await scenario(docker)
 
-        async def switch(request: Request, stream: trio.SocketStream) -> None:
-            await stream.send_all(UPGRADED % kind.encode() + bytes.fromhex(exchange["hex"]))
-            await stream.aclose()
 
-        return switch
-    if "chunks" in exchange:
-        data = chunked(*(piece.encode() for piece in exchange["chunks"]))
-        return data.replace(b"application/json", kind.encode(), 1)
-    body = bytes.fromhex(exchange["hex"]) if "hex" in exchange else exchange.get("body", b"")
-    return reply(exchange.get("status", 200), body, kind)
+@pytest.mark.parametrize("name", sorted(RECORDINGS))
+async def test_the_scenario_on_recorded_engines(standin: StandIn, client: Docker, name: str) -> None:
+    recording = RECORDINGS[name]
+    script(standin, recording)
+    with trio.fail_after(20):
+        await scenario(client)
+    assert client.api_version == f"v{recording['api_version']}"
+    assert len(standin.requests) == len(recording["exchanges"])
+
+
+def test_there_are_recordings() -> None:
+    assert len(RECORDINGS) >= 2
 
 
 @pytest.fixture
 async def newer(standin: StandIn) -> StandIn:
     """An engine that speaks API 1.53."""
-    standin.api_version = FIXTURE["api_version"]
-    for exchange in FIXTURE["exchanges"]:
-        standin.answer(exchange["method"], exchange["path"], answer_of(exchange))
+    script(standin, FIXTURE)
     return standin
 
 
