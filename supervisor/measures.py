@@ -18,6 +18,7 @@ class Measure(StrEnum):
     SECCOMP = "seccomp"
     APPARMOR = "apparmor"
     USERNS = "userns"
+    LANDLOCK = "landlock"
     EGRESS = "egress"
     ISOLATION = "isolation"
     CAPABILITIES = "capabilities"
@@ -37,6 +38,7 @@ _SENTENCES: Final = {
     Measure.SECCOMP: "system calls on an allow list",
     Measure.APPARMOR: "files and programs on an allow list, by profile",
     Measure.USERNS: "a container's users are others on the host",
+    Measure.LANDLOCK: "a session gives up for itself what it does not need",
     Measure.EGRESS: "packets only to listed names and ports",
     Measure.ISOLATION: "sessions cannot reach one another",
     Measure.CAPABILITIES: "no capability in any set",
@@ -51,6 +53,7 @@ OPTIONAL: Final = (
     Measure.SECCOMP,
     Measure.APPARMOR,
     Measure.USERNS,
+    Measure.LANDLOCK,
     Measure.EGRESS,
     Measure.ISOLATION,
 )

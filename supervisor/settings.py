@@ -504,6 +504,12 @@ class Settings:
         "Network of the session containers; none for no network.",
         _matches(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}", "a name of letters, digits, _ . -"),
     )
+    program_directories: tuple[str, ...] = _setting(
+        "CONTAINER_PROGRAM_DIRECTORIES",
+        (),
+        _list,
+        "Further directories of the image to read and execute from; /usr, /opt and those in PATH always.",
+    )
     hardening_without: tuple[str, ...] = _setting(
         "HARDENING_WITHOUT",
         (),

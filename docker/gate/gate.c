@@ -1,9 +1,10 @@
 /* The gate: PID 1 of a session container. docs/gate.md is its contract.
  *
- * It opens the session's PTY, hands the master to the supervisor over the lifeline (a unix socket), waits for
- * one order to execute a command on the PTY, reports how the command ended, and ends, and the container with
- * it, as soon as the lifeline does. Whatever goes wrong, it dies: that is always safe, because the kernel
- * then kills everything else in here.
+ * It opens the session's PTY, hands the master to the supervisor over the lifeline (a unix socket), and makes
+ * the child that will become the session's command. The child confines itself, reports what it sees, and
+ * waits. The gate waits for one order, wakes the child to execute it, reports how the command ended, and ends,
+ * and the container with it, as soon as the lifeline does. Whatever goes wrong, it dies: that is always safe,
+ * because the kernel then kills everything else in here.
  *
  * It trusts the supervisor, not the session, which has the same user id: so it is not dumpable (no ptrace, no
  * /proc/1/fd or environ for the session), and the session inherits none of its descriptors. All signals stay
@@ -21,6 +22,7 @@ enum death { /* exit statuses; docs/gate.md tells them to operators */
     DEATH_LIFETIME,
     DEATH_TERMINATED,
     DEATH_SURVIVORS,
+    DEATH_CHILD,
 };
 
 enum {
@@ -34,6 +36,8 @@ enum {
     MAX_PATH = 4096,
     REAP_TIME = 10000,      /* milliseconds for killed processes to go */
     OOM_SCORE_DIGITS = 4,
+    MAX_REPORT = 65536,     /* payload of SEEN */
+    MAX_RULES = 64,         /* --allow and --connect, each */
 };
 
 static bool attached;       /* the terminal is the container's own (fd 0), and there is no lifeline */
@@ -44,7 +48,8 @@ static int timer;           /* goes off at `deadline` */
 static uint64_t deadline;   /* boot clock, milliseconds; 0 for none */
 static enum death death_at_deadline;
 
-static uint8_t frame[HEADER + MAX_PAYLOAD];
+static uint8_t *frame;      /* EXEC; memory that is shared with the child until that has taken it out */
+static int wake;            /* eventfd: EXEC is there */
 static uint32_t lifetime, grace; /* seconds, milliseconds */
 static char *arguments[MAX_ARGUMENTS + 1];
 static char *environment[MAX_ENVIRONMENT + 1];
@@ -52,7 +57,8 @@ static char *environment[MAX_ENVIRONMENT + 1];
 static uint8_t order[HEADER]; /* the frame after EXEC, as far as it has come */
 static size_t order_length;
 static bool hung_up;
-static long command;        /* its pid; 0 before its start and once it has been reaped */
+static long command;        /* the child's pid; 0 before the fork and once it has been reaped */
+static bool claimed;        /* it has been woken */
 static bool command_ended;
 static int command_status;
 
@@ -96,6 +102,18 @@ static uint32_t read_u32(const uint8_t *at)
 static void write_u32(uint8_t *at, uint32_t value)
 {
     for (int i = 0; i < 4; i++) at[i] = (uint8_t)(value >> (24 - 8 * i));
+}
+
+/* The number from 1 to `most` that an argument of ours is. */
+static uint32_t parse_number(const char *text, uint32_t most)
+{
+    uint32_t value = 0;
+    for (; *text; text++) {
+        if (*text < '0' || *text > '9' || value > most) die(DEATH_USAGE);
+        value = value * 10 + (uint32_t)(*text - '0');
+    }
+    if (value < 1 || value > most) die(DEATH_USAGE);
+    return value;
 }
 
 /* ---- time ---- */
@@ -142,6 +160,7 @@ static bool reap(void)
         if (pid == -ECHILD) return true;
         if (must(pid) == 0) return false;
         if (pid == command) {
+            if (!claimed) die(DEATH_CHILD);
             command = 0;
             command_ended = true;
             command_status = status;
@@ -173,7 +192,7 @@ static struct news attend(short lifeline_events)
         if (got != -EAGAIN && got != (long)sizeof info) die(DEATH_SYSTEM);
         if (got > 0 && info.signal == SIGCHLD) news.child = true;
         if (got > 0 && info.signal == SIGTERM) {
-            if (!command && !command_ended) die(DEATH_TERMINATED);
+            if (!claimed) die(DEATH_TERMINATED);
             hang_up();
         }
     }
@@ -216,15 +235,10 @@ static uint8_t *take_strings(uint8_t *at, const uint8_t *end, char **strings, si
     return at;
 }
 
-/* Read EXEC into `arguments` and `environment`. */
-static void receive_exec(void)
+/* Take EXEC, which is at `at`, apart into `lifetime`, `grace`, `arguments` and `environment`. */
+static void take_exec(uint8_t *at)
 {
-    receive_all(frame, HEADER);
-    uint32_t n = read_u32(frame + 4);
-    if (equal(frame, "TERM", 4) && n == 0 && !attached) die(DEATH_TERMINATED);
-    if (!equal(frame, "EXEC", 4) || n < MIN_PAYLOAD || n > MAX_PAYLOAD) die(DEATH_FRAME);
-    uint8_t *payload = frame + HEADER, *end = payload + n;
-    receive_all(payload, n);
+    uint8_t *payload = at + HEADER, *end = payload + read_u32(at + 4);
     lifetime = read_u32(payload);
     grace = read_u32(payload + 4);
     size_t argument_count = read_u16(payload + 8), environment_count = read_u16(payload + 10);
@@ -239,6 +253,16 @@ static void receive_exec(void)
         while (*at && *at != '=') at++;
         if (!*at || at == environment[i]) die(DEATH_FRAME);
     }
+}
+
+static void receive_exec(void)
+{
+    receive_all(frame, HEADER);
+    uint32_t n = read_u32(frame + 4);
+    if (equal(frame, "TERM", 4) && n == 0 && !attached) die(DEATH_TERMINATED);
+    if (!equal(frame, "EXEC", 4) || n < MIN_PAYLOAD || n > MAX_PAYLOAD) die(DEATH_FRAME);
+    receive_all(frame + HEADER, n);
+    take_exec(frame);
 }
 
 /* Read what follows EXEC on the lifeline: TERM or its end. When attached, only a hang-up brings us here. */
@@ -295,7 +319,7 @@ static void connect_lifeline(const char *path)
     if (sys_connect(lifeline, &address) < 0) die(DEATH_CONNECT);
 }
 
-static const uint8_t ready_frame[] = {'R', 'E', 'D', 'Y', 0, 0, 0, 4, 0, 0, 0, 1};
+static const uint8_t ready_frame[] = {'R', 'E', 'D', 'Y', 0, 0, 0, 4, 0, 0, 0, 2};
 
 /* Say REDY and give the master away. */
 static void send_ready(int master)
@@ -344,6 +368,166 @@ static void volunteer_for_oom(void)
     sys_write((int)fd, "1000", OOM_SCORE_DIGITS);
     sys_close((int)fd);
 }
+
+/* ---- confinement (Landlock) ---- */
+
+struct path_rule {
+    uint64_t allowed;
+    const char *path;
+};
+static struct path_rule path_rules[MAX_RULES];
+static uint64_t port_rules[MAX_RULES];
+static size_t path_rule_count, port_rule_count;
+
+enum {
+    LL_LIST = LL_READ_DIR,
+    LL_READ = LL_READ_FILE | LL_READ_DIR,
+    LL_RUN = LL_READ | LL_EXECUTE,
+    LL_WRITE = LL_READ | LL_WRITE_FILE | LL_TRUNCATE | LL_REFER | LL_REMOVE_DIR | LL_REMOVE_FILE | LL_MAKE_DIR |
+               LL_MAKE_REG | LL_MAKE_SOCK | LL_MAKE_FIFO | LL_MAKE_SYM,
+    LL_DEVICE = LL_READ_FILE | LL_WRITE_FILE | LL_TRUNCATE | LL_IOCTL_DEV,
+    LL_ALL = LL_RUN | LL_WRITE | LL_DEVICE | LL_MAKE_CHAR | LL_MAKE_BLOCK,
+};
+
+/* --allow KIND:PATH */
+static void add_path(const char *word)
+{
+    static const struct { char kind; uint64_t allowed; } kinds[] = {
+        {'l', LL_LIST}, {'r', LL_READ}, {'x', LL_RUN}, {'w', LL_WRITE}, {'d', LL_DEVICE}};
+    if (path_rule_count == MAX_RULES || !word[0] || word[1] != ':' || word[2] != '/') die(DEATH_USAGE);
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (kinds[i].kind == word[0]) {
+            path_rules[path_rule_count++] = (struct path_rule){kinds[i].allowed, word + 2};
+            return;
+        }
+    die(DEATH_USAGE);
+}
+
+/* --connect PORT */
+static void add_port(const char *word)
+{
+    if (port_rule_count == MAX_RULES) die(DEATH_USAGE);
+    port_rules[port_rule_count++] = parse_number(word, 65535);
+}
+
+/* Which version of Landlock confines the child; 0 when nothing was asked for. */
+static long confined;
+
+/* Give up for ever what no rule allows, for this process and all that it will start. Without --allow, nothing.
+ * Rights that this kernel's Landlock does not know cannot be taken away: the report says which version it
+ * is. */
+static void confine(void)
+{
+    if (!path_rule_count) return;
+    long version = child_must(sys_landlock_create(NULL, 0, LANDLOCK_VERSION));
+    uint64_t files = LL_ALL;
+    if (version < 2) files &= ~(uint64_t)LL_REFER;
+    if (version < 3) files &= ~(uint64_t)LL_TRUNCATE;
+    if (version < 5) files &= ~(uint64_t)LL_IOCTL_DEV;
+    struct landlock_ruleset rules = {
+        .files = files,
+        .tcp = version < 4 ? 0 : LL_BIND_TCP | (port_rule_count ? LL_CONNECT_TCP : 0),
+        .scoped = version < 6 ? 0 : LL_SCOPE_ABSTRACT_UNIX | LL_SCOPE_SIGNAL,
+    };
+    int set = (int)child_must(sys_landlock_create(&rules, sizeof rules, 0));
+    struct landlock_path own = {LL_DEVICE & files, terminal};
+    child_must(sys_landlock_add(set, LANDLOCK_PATH, &own));
+    for (size_t i = 0; i < path_rule_count; i++) {
+        long fd = sys_open(path_rules[i].path, O_PATH | O_CLOEXEC);
+        if (fd == -ENOENT || fd == -ENOTDIR || fd == -EACCES) continue; /* not in this image */
+        struct landlock_path rule = {path_rules[i].allowed & files, (int)child_must(fd)};
+        child_must(sys_landlock_add(set, LANDLOCK_PATH, &rule));
+        child_must(sys_close(rule.fd));
+    }
+    for (size_t i = 0; i < port_rule_count && rules.tcp & LL_CONNECT_TCP; i++) {
+        struct landlock_port rule = {LL_CONNECT_TCP, port_rules[i]};
+        child_must(sys_landlock_add(set, LANDLOCK_PORT, &rule));
+    }
+    child_must(sys_landlock_restrict(set));
+    child_must(sys_close(set));
+    confined = version;
+}
+
+/* ---- the report ---- */
+
+static uint8_t report[HEADER + MAX_REPORT];
+static size_t report_length = HEADER;
+
+/* Add an entry: name, NUL, result (bytes that follow, or a negative errno), and the bytes, which are in place
+ * already. */
+static void end_entry(const char *name, size_t at, long result)
+{
+    memcpy(report + report_length, name, at - report_length - 4);
+    write_u32(report + at - 4, (uint32_t)result);
+    report_length = at + (result > 0 ? (size_t)result : 0);
+}
+
+/* Where the bytes of an entry go; there must be room for one. */
+static size_t begin_entry(const char *name)
+{
+    size_t at = report_length + length_of(name) + 1 + 4;
+    if (at >= sizeof report) sys_exit(STATUS_NO_TERMINAL);
+    return at;
+}
+
+static void report_file(const char *path)
+{
+    size_t at = begin_entry(path), n = 0;
+    long fd = sys_open(path, O_RDONLY | O_NOCTTY | O_CLOEXEC), got = fd;
+    if (fd >= 0) {
+        while (n < sizeof report - at && (got = sys_read((int)fd, report + at + n, sizeof report - at - n)) > 0)
+            n += (size_t)got;
+        child_must(sys_close((int)fd));
+        if (got >= 0) got = n < sizeof report - at ? (long)n : -E2BIG;
+    }
+    end_entry(path, at, got);
+}
+
+static void report_link(const char *path)
+{
+    size_t at = begin_entry(path);
+    end_entry(path, at, sys_readlink(path, report + at, sizeof report - at));
+}
+
+/* Whether one can be opened is all that is wanted of a device. */
+static void report_device(const char *path)
+{
+    size_t at = begin_entry(path);
+    long fd = sys_open(path, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    if (fd >= 0) child_must(sys_close((int)fd));
+    end_entry(path, at, fd < 0 ? fd : 0);
+}
+
+/* Say SEEN: what the one who will be the session's command sees of itself. */
+static void send_report(void)
+{
+    static const char *const files[] = {
+        "/proc/self/status", "/proc/self/uid_map", "/proc/self/gid_map", "/proc/self/attr/current",
+        "/proc/self/limits", "/proc/self/net/dev", "/proc/self/mountinfo",
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes",
+        "/sys/fs/cgroup/pids/pids.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us",
+        "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.swap.max", "/sys/fs/cgroup/pids.max", "/sys/fs/cgroup/cpu.max"};
+    static const char *const links[] = {
+        "/proc/self/ns/cgroup", "/proc/self/ns/ipc", "/proc/self/ns/mnt", "/proc/self/ns/net", "/proc/self/ns/pid",
+        "/proc/self/ns/user", "/proc/self/ns/uts"};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) report_file(files[i]);
+    for (size_t i = 0; i < sizeof links / sizeof *links; i++) report_link(links[i]);
+    report_device("/dev/pts/ptmx");
+    size_t at = begin_entry("landlock");
+    write_u32(report + at, (uint32_t)confined);
+    end_entry("landlock", at, 4);
+    memcpy(report, "SEEN", 4);
+    write_u32(report + 4, (uint32_t)(report_length - HEADER));
+    for (size_t sent = 0; sent < report_length;) {
+        const uint8_t *from = report + sent;
+        long n = attached ? sys_write(terminal, from, report_length - sent)
+                          : sys_send(lifeline, from, report_length - sent, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (child_must(n) == 0) sys_exit(STATUS_NO_TERMINAL);
+        sent += (size_t)n;
+    }
+}
+
+/* ---- execution ---- */
 
 /* Complain on the terminal. What the terminal does not take is lost; the exit status says the same. */
 static void complain(const char *what)
@@ -397,13 +581,23 @@ _Noreturn static void become_command(void)
     child_must(sys_ioctl(terminal, TIOCSCTTY, 0));
     for (int fd = 0; fd <= 2; fd++)
         if (fd != terminal) child_must(sys_dup3(terminal, fd));
-    /* closed by name, although close-on-exec: from the next step on, others of our user may look at us */
+    child_must(sys_set_dumpable(true)); /* else /proc/self belongs to root */
+    volunteer_for_oom();
+    child_must(sys_set_dumpable(false)); /* until the command is executed */
+    confine();
+    send_report();
     if (!attached) child_must(sys_close(lifeline));
     if (terminal > 2) child_must(sys_close(terminal));
     child_must(sys_close(signals));
     child_must(sys_close(timer));
-    child_must(sys_set_dumpable(true)); /* else /proc/self belongs to root */
-    volunteer_for_oom();
+    uint64_t count;
+    if (sys_read(wake, &count, sizeof count) != (long)sizeof count) sys_exit(STATUS_NO_TERMINAL);
+    child_must(sys_close(wake));
+    static uint8_t order_taken[HEADER + MAX_PAYLOAD];
+    size_t n = HEADER + read_u32(frame + 4);
+    memcpy(order_taken, frame, n);
+    memset(frame, 0, n); /* it holds credentials; volatile inside, so not optimised away */
+    take_exec(order_taken);
     static const struct sigaction standard;
     for (int signal = 1; signal <= SIGNALS; signal++) {
         long result = sys_sigaction(signal, &standard);
@@ -431,22 +625,6 @@ static void close_inherited(void)
     }
 }
 
-static uint32_t parse_seconds(const char *text)
-{
-    uint32_t value = 0;
-    for (; *text; text++) {
-        if (*text < '0' || *text > '9' || value > MAX_SECONDS) die(DEATH_USAGE);
-        value = value * 10 + (uint32_t)(*text - '0');
-    }
-    if (value < 1 || value > MAX_SECONDS) die(DEATH_USAGE);
-    return value;
-}
-
-static void forget(uint8_t *secret, size_t n)
-{
-    memset(secret, 0, n); /* volatile inside, so not optimised away */
-}
-
 _Noreturn __attribute__((used)) void gate_main(const long *stack)
 {
     long argument_count = stack[0];
@@ -460,7 +638,9 @@ _Noreturn __attribute__((used)) void gate_main(const long *stack)
     for (long i = 1; i < argument_count; i++) {
         const char *word = given[i];
         if (equal(word, "--attach", sizeof "--attach")) attached = true;
-        else if (equal(word, "--idle", sizeof "--idle") && i + 1 < argument_count) idle = parse_seconds(given[++i]);
+        else if (equal(word, "--idle", sizeof "--idle") && i + 1 < argument_count) idle = parse_number(given[++i], MAX_SECONDS);
+        else if (equal(word, "--allow", sizeof "--allow") && i + 1 < argument_count) add_path(given[++i]);
+        else if (equal(word, "--connect", sizeof "--connect") && i + 1 < argument_count) add_port(given[++i]);
         else if (word[0] == '-' || path) die(DEATH_USAGE);
         else path = word;
     }
@@ -470,17 +650,26 @@ _Noreturn __attribute__((used)) void gate_main(const long *stack)
     signals = (int)must(sys_signalfd(heeded, SFD_CLOEXEC | SFD_NONBLOCK));
     timer = (int)must(sys_timer_create());
     if (idle) die_within((uint64_t)idle * 1000, DEATH_IDLE);
+    long shared = must(sys_share(HEADER + MAX_PAYLOAD));
+    frame = (uint8_t *)shared;
+    wake = (int)must(sys_eventfd());
 
     if (attached) {
         lifeline = terminal = 0;
         set_modes(true);
         write_terminal(ready_frame, sizeof ready_frame);
+        /* As leader of the terminal's session we must let go of it before the child can have it. We get a
+         * SIGHUP for that, which stays blocked for ever. ENOTTY: it was not ours. */
+        long result = sys_ioctl(terminal, TIOCNOTTY, 0);
+        if (result != -ENOTTY) must(result);
     } else {
         int master = open_terminal();
         set_modes(false);
         connect_lifeline(path);
         send_ready(master);
     }
+    command = must(sys_fork());
+    if (command == 0) become_command();
     receive_exec();
 
     deadline = 0; /* the idle bound has been met */
@@ -488,14 +677,11 @@ _Noreturn __attribute__((used)) void gate_main(const long *stack)
     if (attached) {
         set_modes(false);
         write_terminal("STRT\0\0\0\0", HEADER);
-        /* As leader of the terminal's session we must let go of it before the child can have it. We get a
-         * SIGHUP for that, which stays blocked for ever. ENOTTY: it was not ours. */
-        long result = sys_ioctl(terminal, TIOCNOTTY, 0);
-        if (result != -ENOTTY) must(result);
     }
-    command = must(sys_fork());
-    if (command == 0) become_command();
-    forget(frame, sizeof frame);
+    claimed = true;
+    uint64_t one = 1;
+    if (sys_write(wake, &one, sizeof one) != (long)sizeof one) die(DEATH_SYSTEM);
+    must(sys_close(wake));
 
     for (bool alone = false; !command_ended || !alone;) {
         struct news news = attend(attached ? 0 : POLLIN);

@@ -17,10 +17,10 @@
 #error "the gate knows x86-64 and aarch64 only"
 #endif
 
-enum { EPERM = 1, ENOENT = 2, ESRCH = 3, EINTR = 4, EBADF = 9, ECHILD = 10, EAGAIN = 11, EACCES = 13,
+enum { EPERM = 1, ENOENT = 2, ESRCH = 3, EINTR = 4, E2BIG = 7, EBADF = 9, ECHILD = 10, EAGAIN = 11, EACCES = 13,
        ENOTDIR = 20, EINVAL = 22, ENOTTY = 25, ENAMETOOLONG = 36, ENOSYS = 38 };
 
-enum { AT_FDCWD = -100, O_WRONLY = 01, O_RDWR = 02, O_NOCTTY = 0400, O_CLOEXEC = 02000000 };
+enum { AT_FDCWD = -100, O_RDONLY = 0, O_WRONLY = 01, O_RDWR = 02, O_NOCTTY = 0400, O_CLOEXEC = 02000000, O_PATH = 010000000 };
 
 enum { SIGHUP = 1, SIGKILL = 9, SIGTERM = 15, SIGCHLD = 17, SIGCONT = 18, SIGNALS = 64 };
 enum { SIG_SETMASK = 2, SFD_NONBLOCK = 04000, SFD_CLOEXEC = 02000000 };
@@ -61,6 +61,24 @@ enum { ISIG = 01, ICANON = 02, ECHO = 010, ECHOE = 020, ECHOK = 040, ECHOCTL = 0
 enum { VTIME = 5, VMIN = 6 };
 struct termios { uint32_t input, output, control, local; uint8_t line, characters[19]; };
 
+enum { PROT_READ = 1, PROT_WRITE = 2, MAP_SHARED = 1, MAP_ANONYMOUS = 0x20, EFD_CLOEXEC = 02000000 };
+
+/* Landlock (landlock(7), linux/landlock.h). The comment is the version of its interface that has the right. */
+enum {
+    LL_EXECUTE = 1, LL_WRITE_FILE = 1 << 1, LL_READ_FILE = 1 << 2, LL_READ_DIR = 1 << 3, LL_REMOVE_DIR = 1 << 4,
+    LL_REMOVE_FILE = 1 << 5, LL_MAKE_CHAR = 1 << 6, LL_MAKE_DIR = 1 << 7, LL_MAKE_REG = 1 << 8, LL_MAKE_SOCK = 1 << 9,
+    LL_MAKE_FIFO = 1 << 10, LL_MAKE_BLOCK = 1 << 11, LL_MAKE_SYM = 1 << 12,
+    LL_REFER = 1 << 13,     /* 2 */
+    LL_TRUNCATE = 1 << 14,  /* 3 */
+    LL_IOCTL_DEV = 1 << 15, /* 5 */
+    LL_BIND_TCP = 1, LL_CONNECT_TCP = 1 << 1,           /* 4 */
+    LL_SCOPE_ABSTRACT_UNIX = 1, LL_SCOPE_SIGNAL = 1 << 1, /* 6 */
+    LANDLOCK_VERSION = 1, LANDLOCK_PATH = 1, LANDLOCK_PORT = 2,
+};
+struct landlock_ruleset { uint64_t files, tcp, scoped; };
+struct landlock_path { uint64_t allowed; int fd; } __attribute__((packed));
+struct landlock_port { uint64_t allowed, port; };
+
 enum { PR_SET_DUMPABLE = 4, RLIMIT_NOFILE = 7, WNOHANG = 1, WALL = 0x40000000 };
 struct rlimit { uint64_t soft, hard; };
 
@@ -75,6 +93,24 @@ static inline long sys_close_range(unsigned first, unsigned last)
 {
     return SYSCALL(NR_close_range, first, last, 0, 0, 0);
 }
+static inline long sys_readlink(const char *path, void *to, size_t n)
+{
+    return SYSCALL(NR_readlinkat, AT_FDCWD, path, to, n, 0);
+}
+static inline long sys_share(size_t n) /* memory that is the same in a child */
+{
+    return syscall6(NR_mmap, 0, (long)n, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+}
+static inline long sys_eventfd(void) { return SYSCALL(NR_eventfd2, 0, EFD_CLOEXEC, 0, 0, 0); }
+static inline long sys_landlock_create(const struct landlock_ruleset *rules, size_t n, unsigned flags)
+{
+    return SYSCALL(NR_landlock_create_ruleset, rules, n, flags, 0, 0);
+}
+static inline long sys_landlock_add(int fd, int kind, const void *rule)
+{
+    return SYSCALL(NR_landlock_add_rule, fd, kind, rule, 0, 0);
+}
+static inline long sys_landlock_restrict(int fd) { return SYSCALL(NR_landlock_restrict_self, fd, 0, 0, 0, 0); }
 static inline long sys_dup3(int from, int to) { return SYSCALL(NR_dup3, from, to, 0, 0, 0); }
 static inline long sys_ioctl(int fd, unsigned request, long value) { return SYSCALL(NR_ioctl, fd, request, value, 0, 0); }
 static inline long sys_poll(struct pollfd *fds, size_t n) { return SYSCALL(NR_ppoll, fds, n, 0, 0, 0); }

@@ -102,6 +102,14 @@ class AttachedGate:
         """
         gate_frames.check_ready(await self._receive(gate_frames.READY))
 
+    async def receive_report(self) -> bytes:
+        """Receive `SEEN`, and return its payload: what the process sees that will become the command.
+
+        Raises:
+            SandboxError: something else came, or nothing in time.
+        """
+        return await self._receive(gate_frames.SEEN)
+
     async def wait_lost(self) -> None:
         """Wait until this gate cannot be claimed any more. For a pool; cancel it before a claim.
 

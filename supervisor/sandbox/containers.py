@@ -56,6 +56,11 @@ class Site:
     socket_uid: int | None
     start_timeout: float
 
+    @property
+    def local(self) -> bool:
+        """Whether its containers run on this host, so that its /proc shows them."""
+        return bool(self.programs)
+
     def program_mounts(self, name: str) -> list[Mount]:
         """Return the mount that brings one of our programs into a container, none where the image has it."""
         return [Mount(str(self.programs[name]), program(name))] if name in self.programs else []

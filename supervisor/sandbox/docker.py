@@ -11,7 +11,7 @@ transport `attach` the guard process, or the gate's lifetime.
 """
 
 import math
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Final, final
 
@@ -20,7 +20,7 @@ import trio
 
 from supervisor.engine import DockerContainer, DockerError
 from supervisor.errors import SandboxError
-from supervisor.measures import NO_SECURITY, SecurityStatus
+from supervisor.measures import NO_SECURITY, Measure, SecurityStatus
 from supervisor.observability import metrics
 from supervisor.observability.log import get_logger
 from supervisor.reaping.estate import Estate
@@ -28,9 +28,11 @@ from supervisor.reaping.reconciler import Reconciler
 from supervisor.sandbox.attach import attach_gate
 from supervisor.sandbox.containers import PROGRAMS, HardenedContainers, program
 from supervisor.sandbox.handing import AdoptedSandbox, HandedSandbox
+from supervisor.sandbox.inside import Judged, judged
 from supervisor.sandbox.leaving import LONGEST_GRACE, Gate, SandboxTerminal, claimed
 from supervisor.sandbox.lifeline import SOCKET_NAME, LifelineTerminal, open_lifeline_socket
 from supervisor.sandbox.policy import Mount
+from supervisor.sandbox.seen import only_child
 from supervisor.sandbox.terminal import LeaseRequest, Terminal
 
 _log = get_logger("sandbox")
@@ -61,6 +63,7 @@ class Sandbox:
     pid: int
     _gate: Gate | None
     _occupied: dict[str, "Sandbox"]
+    _judged: Judged = Judged()
 
     @asynccontextmanager
     async def claim(self, request: LeaseRequest) -> AsyncGenerator[SandboxTerminal]:
@@ -68,14 +71,21 @@ class Sandbox:
 
         Raises:
             SandboxError: the gate does not take it, or the request is beyond what it can take.
+            HardeningError: the process that is to run it is not any more what it was when it was judged.
         """
         assert self._gate is not None, "claimed in another process"
+        self._judged.confirm()
         async with claimed(self._gate, request) as terminal:
             self._occupied[request.session_id] = self
             try:
                 yield terminal
             finally:
                 del self._occupied[request.session_id]
+
+    @property
+    def verified(self) -> Mapping[Measure, tuple[str, ...]]:
+        """By whose word each measure holds in it: `inside`, `host`."""
+        return self._judged.verified
 
     async def wait_lost(self) -> None:
         """Wait until this sandbox cannot be claimed any more. Cancel it before a claim."""
@@ -192,7 +202,7 @@ class DockerProvider:
         async with open_lifeline_socket(site.sockets, site.socket_uid) as listener:
             made = await stack.enter_async_context(
                 self.containers.create(
-                    [program("gate"), "--idle", str(plan.idle), f"{LIFELINE}/{SOCKET_NAME}"],
+                    [*self._gate(plan), f"{LIFELINE}/{SOCKET_NAME}"],
                     role=plan.role,
                     lifetime=plan.whole_life,
                     mounts=[*site.program_mounts("gate"), Mount(str(listener.directory), LIFELINE)],
@@ -200,13 +210,14 @@ class DockerProvider:
             )
             pid = await made.start()
             lifeline = await stack.enter_async_context(await listener.accept(pid, CONNECT_TIMEOUT))
-        return Sandbox(made.name, made.engine, pid, lifeline, self.occupied)
+        found = judged(self.containers.policy, *await lifeline.receive_report())
+        return Sandbox(made.name, made.engine, pid, lifeline, self.occupied, found)
 
     async def _start_attached(self, stack: AsyncExitStack, plan: _Plan) -> Sandbox:
         site = self.containers.site
         made = await stack.enter_async_context(
             self.containers.create(
-                [program("gate"), "--attach", "--idle", str(plan.idle)],
+                [*self._gate(plan), "--attach"],
                 role=plan.role,
                 lifetime=plan.whole_life,
                 mounts=site.program_mounts("gate"),
@@ -216,7 +227,14 @@ class DockerProvider:
         gate = await stack.enter_async_context(attach_gate(made.engine, self._nursery))
         pid = await made.start()
         await gate.wait_ready()
-        return Sandbox(made.name, made.engine, pid, gate, self.occupied)
+        # Without a socket of ours nobody says who sent the report. The gate has one child.
+        found = judged(
+            self.containers.policy, await gate.receive_report(), only_child(pid) if site.local else None
+        )
+        return Sandbox(made.name, made.engine, pid, gate, self.occupied, found)
+
+    def _gate(self, plan: _Plan) -> list[str]:
+        return [program("gate"), "--idle", str(plan.idle), *self.containers.policy.gate_arguments]
 
     # ------------------------------------------------------------------ another process
 

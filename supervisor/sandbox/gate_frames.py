@@ -1,9 +1,8 @@
 """What is said on the lifeline, as bytes: docs/gate.md in Python, without any I/O. Both transports use it.
 
-The supervisor always knows which frame must come next from the gate (`REDY`, on an attached terminal `STRT`,
-then `EXIT`), and
-each has one possible header. So there is nothing to dispatch on: what is not a prefix of the expected frame
-is a breach.
+The supervisor always knows which frame must come next from the gate (`REDY`, `SEEN`, on an attached terminal
+`STRT`, then `EXIT`), and each has one possible header, but for the length of `SEEN`. So there is nothing to
+dispatch on: what is not a prefix of the expected frame is a breach.
 """
 
 import math
@@ -16,13 +15,15 @@ from supervisor.errors import SandboxError
 from supervisor.sandbox.pty import check_window_size
 from supervisor.sandbox.terminal import ExitStatus, LeaseRequest
 
-PROTOCOL_VERSION: Final = 1
+PROTOCOL_VERSION: Final = 2
 MAX_ARGUMENTS: Final = 64
 MAX_ENVIRONMENT: Final = 256
 MAX_EXEC_PAYLOAD: Final = 65536
+MAX_REPORT: Final = 65536
 MAX_LIFETIME: Final = 10_000_000  # seconds
 MAX_GRACE: Final = 600.0  # seconds
 _MAX_SIGNAL = 64
+_HEADER_SIZE = 8
 
 TERMINATE: Final = struct.pack(">4sI", b"TERM", 0)
 
@@ -33,21 +34,27 @@ class Expected:
 
     Attributes:
         kind: its type, four letters.
-        payload_size: bytes of its payload.
+        payload_size: bytes of its payload; None: what the header says, `MAX_REPORT` at most.
     """
 
     kind: bytes
-    payload_size: int
+    payload_size: int | None
 
-    @property
-    def header(self) -> bytes:
-        """The only header that this frame can have."""
-        return struct.pack(">4sI", self.kind, self.payload_size)
+    def wanted(self, received: bytearray) -> int:
+        """Return how many more bytes are known to belong to this frame; 0 when it is complete.
 
-    @property
-    def size(self) -> int:
-        """Bytes of the whole frame."""
-        return len(self.header) + self.payload_size
+        Raises:
+            SandboxError: what was received is not this frame.
+        """
+        head = bytes(received[:_HEADER_SIZE])
+        header = self.kind if self.payload_size is None else struct.pack(">4sI", self.kind, self.payload_size)
+        size = self.payload_size
+        if size is None and len(head) == _HEADER_SIZE:
+            size = int.from_bytes(head[4:], "big")
+        common = min(len(head), len(header))
+        if head[:common] != header[:common] or (size or 0) > MAX_REPORT:
+            raise SandboxError(f"the gate sent {head!r} instead of {self.kind.decode()}")
+        return _HEADER_SIZE + (size or 0) - len(received)
 
     def take(self, received: bytearray) -> bytes | None:
         """Remove this frame from the front of `received` and return its payload; None when it is incomplete.
@@ -55,17 +62,17 @@ class Expected:
         Raises:
             SandboxError: what was received is not this frame.
         """
-        header = self.header
-        if not header.startswith(bytes(received[: len(header)])):
-            raise SandboxError(f"the gate sent {bytes(received[:8])!r} instead of {self.kind.decode()}")
-        if len(received) < self.size:
+        wanted = self.wanted(received)
+        if wanted > 0 or len(received) < _HEADER_SIZE:
             return None
-        payload = bytes(received[len(header) : self.size])
-        del received[: self.size]
+        end = len(received) + wanted
+        payload = bytes(received[_HEADER_SIZE:end])
+        del received[:end]
         return payload
 
 
 READY: Final = Expected(b"REDY", 4)
+SEEN: Final = Expected(b"SEEN", None)
 STARTED: Final = Expected(b"STRT", 0)
 EXIT: Final = Expected(b"EXIT", 8)
 

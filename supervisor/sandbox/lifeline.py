@@ -209,6 +209,8 @@ async def open_lifeline_socket(parent: Path, uid: int | None = None) -> AsyncGen
                     os.chown(path, uid, -1)
                     path.chmod(0o600)
                 directory.chmod(0o711)
+                # What a gate and its child send tells who sent it.
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
                 # Only now can anybody connect.
                 listener.listen(_BACKLOG)
             except OSError as error:

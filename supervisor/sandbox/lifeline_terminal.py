@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Final, final
 
+import attrs
 import trio
 
 from supervisor.errors import SandboxError
@@ -24,25 +25,38 @@ from supervisor.sandbox.terminal import ExitStatus, LeaseRequest
 HANDSHAKE_TIMEOUT: Final = 5.0  # seconds for REDY once the gate has connected; it sends it at once
 CLAIM_TIMEOUT: Final = 5.0  # seconds for the gate to take EXEC; it does nothing but wait for it
 
-# Room for one descriptor and not for two (CMSG_SPACE would have room for two): the kernel closes the others
-# and says so.
-_ANCILLARY_SIZE = socket.CMSG_LEN(struct.calcsize("i"))
+_CREDENTIALS = struct.Struct("iII")  # struct ucred: process, user and group id
+# Room for the sender's credentials, and for one descriptor and not for two (CMSG_SPACE would have room for
+# two): the kernel closes the others and says so.
+_ANCILLARY_SIZE = socket.CMSG_SPACE(_CREDENTIALS.size) + socket.CMSG_LEN(struct.calcsize("i"))
+
+
+@attrs.frozen
+class Arrived:
+    """What came along with bytes of a frame.
+
+    Attributes:
+        descriptors: one at most, close-on-exec, the receiver's to close.
+        sender: process that sent them, by the kernel's word and as this process sees it; 0 when it does not
+            say.
+    """
+
+    descriptors: list[int]
+    sender: int
 
 
 async def receive_frame_bytes(
     connection: trio.socket.SocketType, received: bytearray, expected: Expected
-) -> list[int]:
-    """Add more bytes of `expected` to `received`, never one beyond it; return the descriptors that came
-    along.
+) -> Arrived:
+    """Add more bytes of `expected` to `received`, never one beyond it; return what came along.
 
-    The descriptors (one at most) are close-on-exec and the caller's to close. Cancelling loses neither bytes
-    nor descriptors.
+    Cancelling loses neither bytes nor descriptors.
 
     Raises:
         SandboxError: end of file, or more descriptors than one, or some that could not be received; none is
             left open.
     """
-    wanted = expected.size - len(received)
+    wanted = expected.wanted(received)
     try:
         data, ancillary, flags, _ = await connection.recvmsg(wanted, _ANCILLARY_SIZE, socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:
@@ -52,9 +66,12 @@ async def receive_frame_bytes(
             raise trio.ClosedResourceError("this lifeline is closed") from None
         raise SandboxError(f"cannot read from the gate: {error}") from error
     descriptors = array.array("i")
+    sender = 0
     for level, kind, content in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             descriptors.frombytes(content[: len(content) - len(content) % descriptors.itemsize])
+        elif level == socket.SOL_SOCKET and kind == socket.SCM_CREDENTIALS:
+            sender = int(_CREDENTIALS.unpack(content[: _CREDENTIALS.size])[0])
     try:
         if flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC):
             raise SandboxError("the gate sent too many descriptors, or one that this process may not have")
@@ -64,7 +81,7 @@ async def receive_frame_bytes(
         close_all(descriptors)
         raise
     received += data
-    return list(descriptors)
+    return Arrived(list(descriptors), sender)
 
 
 def close_all(descriptors: Iterable[int]) -> None:
@@ -94,7 +111,8 @@ async def shake_hands(connection: trio.socket.SocketType, pid: int) -> "Lifeline
         with trio.fail_after(HANDSHAKE_TIMEOUT):
             payload = None
             while payload is None:
-                descriptors += await receive_frame_bytes(connection, received, gate_frames.READY)
+                arrived = await receive_frame_bytes(connection, received, gate_frames.READY)
+                descriptors += arrived.descriptors
                 if len(descriptors) > 1:
                     raise SandboxError("the gate sent too many descriptors")
                 payload = gate_frames.READY.take(received)
@@ -156,6 +174,40 @@ class Lifeline:
         """As `close`, with a checkpoint."""
         self.close()
         await trio.lowlevel.checkpoint()
+
+    async def receive_report(self) -> tuple[bytes, int]:
+        """Receive `SEEN`, and return its payload and the process that sent it: the one that will become the
+        command. Once, before a claim.
+
+        That process leads the session on the terminal, by the kernel's word, and is not the gate. Whether it
+        belongs to the container shows in what the host says of it (`inside`).
+
+        Raises:
+            SandboxError: something else came, or nothing in time, or from somebody else.
+        """
+        received = bytearray()
+        payload = None
+        sender = 0
+        try:
+            with trio.fail_after(HANDSHAKE_TIMEOUT):
+                while payload is None:
+                    arrived = await receive_frame_bytes(self._connection, received, gate_frames.SEEN)
+                    if arrived.descriptors:
+                        close_all(arrived.descriptors)
+                        raise SandboxError("the gate sent a descriptor that nobody asked for")
+                    if arrived.sender in {0, self._pid} or sender not in {0, arrived.sender}:
+                        raise SandboxError("the report came from another process than the session's first")
+                    sender = arrived.sender
+                    payload = gate_frames.SEEN.take(received)
+        except trio.TooSlowError:
+            raise SandboxError(f"the gate did not say what it sees within {HANDSHAKE_TIMEOUT:g} s") from None
+        if self.session_leader() != sender:
+            raise SandboxError("the terminal belongs to another process than the one that reported")
+        return payload, sender
+
+    def session_leader(self) -> int:
+        """Return the process that leads the session on the terminal, as this process sees it; 0 for none."""
+        return self._pty.session_leader()
 
     async def wait_lost(self) -> None:
         """Wait until this gate cannot be claimed any more. For a pool; cancel it before a claim.
@@ -297,9 +349,9 @@ class LifelineTerminal:
         return self._status
 
     async def _receive_exit(self) -> None:
-        descriptors = await receive_frame_bytes(self._connection, self._received, gate_frames.EXIT)
-        if descriptors:
-            close_all(descriptors)
+        arrived = await receive_frame_bytes(self._connection, self._received, gate_frames.EXIT)
+        if arrived.descriptors:
+            close_all(arrived.descriptors)
             raise SandboxError("the gate sent a descriptor that nobody asked for")
         payload = gate_frames.EXIT.take(self._received)
         if payload is not None:

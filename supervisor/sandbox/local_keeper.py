@@ -126,7 +126,7 @@ class Keeper:
         os.fchmod(self.terminal, 0o600)
         rights = array.array("i", [master])
         self.lifeline.sendmsg(
-            [struct.pack(">4sII", b"REDY", 4, 1)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
+            [struct.pack(">4sII", b"REDY", 4, 2)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
         )
         os.close(master)
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 import attrs
 
 from supervisor.measures import Measure, parse_opt_outs
+from supervisor.sandbox import landlock
 from supervisor.sandbox.image import ImageFacts
 from supervisor.sandbox.seccomp import SeccompProfile
 from supervisor.settings import MIB, Settings
@@ -100,6 +101,8 @@ class HardeningPolicy:
         network: name of the network, or `none`.
         seccomp: the profile.
         runtime: OCI runtime by its name at the engine.
+        programs: directories of the image that Landlock lets sessions execute from, besides the usual.
+        ports: that TCP may connect to, as far as Landlock is asked; None: any.
         without: measures that the operator opted out of.
         auto_remove: whether the engine removes what has ended by itself (`verify.EngineFacts`).
     """
@@ -114,6 +117,8 @@ class HardeningPolicy:
     network: str
     seccomp: SeccompProfile
     runtime: str
+    programs: tuple[str, ...] = ()
+    ports: tuple[int, ...] | None = None
     without: frozenset[Measure] = frozenset()
     auto_remove: bool = True
 
@@ -133,6 +138,7 @@ class HardeningPolicy:
             network=settings.network,
             seccomp=seccomp,
             runtime=runtime,
+            programs=settings.program_directories,
             without=parse_opt_outs(settings.hardening_without),
         )
 
@@ -157,6 +163,19 @@ class HardeningPolicy:
             "/run": f"{base},size={RUN_SIZE},mode=0755,{owner}",
             self.config_directory: f"{base},size={self.config_size},mode=0700,{owner}",
         }
+
+    @property
+    def gate_arguments(self) -> list[str]:
+        """Arguments of the gate that have it confine the session's process tree (Landlock)."""
+        if Measure.LANDLOCK in self.without:
+            return []
+        return landlock.gate_arguments(
+            path=self.image.path,
+            home=self.image.home,
+            programs=self.programs,
+            writable=self.tmpfs,
+            ports=self.ports,
+        )
 
     @property
     def ulimits(self) -> dict[str, int]:

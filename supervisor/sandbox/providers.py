@@ -219,8 +219,7 @@ async def _verified(
 async def _prove(provider: DockerProvider, settings: Settings, missing: Mapping[Measure, str]) -> None:
     """Have sandboxes show that they are what they should be, and note it in the provider."""
     policy = provider.containers.policy
-    seen: dict[Measure, tuple[str, ...]] = {}
-    await self_test(provider)
+    seen = dict(await self_test(provider))
     if settings.network == NO_NETWORK:
         seen[Measure.ISOLATION] = seen[Measure.EGRESS] = ("engine",)
     elif Measure.ISOLATION not in policy.without:
@@ -229,8 +228,6 @@ async def _prove(provider: DockerProvider, settings: Settings, missing: Mapping[
         except (DockerError, SandboxError) as error:
             raise ConfigurationError(f"isolation of the network {settings.network}: {error}") from error
         seen[Measure.ISOLATION] = ("packets",)
-    if Measure.USERNS not in missing:
-        seen[Measure.USERNS] = ("engine",)
     provider.security = status = security_status(policy, missing, seen)
     if status.failing:
         raise ConfigurationError(

@@ -31,6 +31,7 @@ _FULL_READ = 2048  # bytes; a read that returns so many (of the 4095 that a PTY 
 _PTMX = os.makedev(5, 2)  # the device of every UNIX 98 PTY master (ioctl_tty(2), pts(4))
 _TIOCGPTN = 0x80045430  # number of the PTY; works on masters only (ioctl_tty(2))
 _TIOCGPKT = 0x80045438  # packet mode
+_TIOCGSID = 0x5429  # leader of the session that it controls
 _O_PATH = 0o10000000
 _N_TTY = 0  # the ordinary line discipline
 
@@ -260,6 +261,16 @@ class PtyStream:
             fcntl.ioctl(self._fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, cols, 0, 0))
         except OSError as error:
             raise trio.BrokenResourceError(f"cannot set the window size: {error}") from error
+
+    def session_leader(self) -> int:
+        """Return the process that leads the session on this terminal, as this process sees it; 0 for none."""
+        self._check_open()
+        leader = array.array("i", [0])
+        try:
+            fcntl.ioctl(self._fd, _TIOCGSID, leader)
+        except OSError:  # ENOTTY: it controls no session
+            return 0
+        return leader[0]
 
     async def resize(self, cols: int, rows: int) -> None:
         """As `set_size`, with a checkpoint, as an interactive stream's method should have."""

@@ -11,6 +11,7 @@ import attrs
 
 from supervisor.errors import ConfigurationError
 from supervisor.measures import OPTIONAL, Measure, MeasureStatus, SecurityStatus, parse_opt_outs
+from supervisor.sandbox.landlock import kernel_version
 from supervisor.sandbox.network import NO_NETWORK
 from supervisor.sandbox.policy import APPARMOR_PROFILE, HardeningPolicy
 from supervisor.settings import MIB, Settings
@@ -80,6 +81,7 @@ def _asked(measure: Measure, policy: HardeningPolicy) -> str:
         Measure.SECCOMP: f"profile {policy.seccomp.digest[:16]}, {len(policy.seccomp.allowed)} calls allowed",
         Measure.APPARMOR: f"profile {APPARMOR_PROFILE}, enforced",
         Measure.USERNS: "userns-remap of the engine",
+        Measure.LANDLOCK: f"version {kernel_version()}, {len(policy.gate_arguments) // 2} rules",
         Measure.EGRESS: network,
         Measure.ISOLATION: network,
         Measure.CAPABILITIES: "all dropped",

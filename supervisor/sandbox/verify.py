@@ -6,6 +6,7 @@ absent.
 """
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from supervisor.measures import Measure
 from supervisor.provision.compiler import compile_static, docker_directory, machine_name
 from supervisor.provision.gate import build_gate
 from supervisor.sandbox.docker import DockerProvider
+from supervisor.sandbox.landlock import kernel_version
 from supervisor.sandbox.network import NO_NETWORK
 from supervisor.sandbox.policy import APPARMOR_PROFILE
 from supervisor.sandbox.terminal import LeaseRequest
@@ -125,6 +127,10 @@ def missing_measures(engine: EngineFacts, settings: Settings) -> dict[Measure, s
         missing[Measure.APPARMOR] = (
             f"the profile {APPARMOR_PROFILE} is {mode}: load it in enforce mode (apparmor_parser -r FILE)"
         )
+    if engine.local and not kernel_version():
+        missing[Measure.LANDLOCK] = (
+            "this kernel has no Landlock: boot a newer one, with CONFIG_SECURITY_LANDLOCK and lsm=landlock"
+        )
     if not engine.remapped:
         missing[Measure.USERNS] = (
             'the engine does not remap users: set "userns-remap": "default" in its daemon.json and restart it'
@@ -190,9 +196,9 @@ async def own_programs(settings: Settings, engine: EngineFacts) -> dict[str, Pat
     return {"gate": settings.gate_file.absolute(), "netprobe": prober.absolute()}
 
 
-async def self_test(provider: DockerProvider) -> None:
+async def self_test(provider: DockerProvider) -> Mapping[Measure, tuple[str, ...]]:
     """Start a sandbox, run a command in it, and see that cutting its data path ends it: what all else relies
-    on.
+    on. Returns by whose word each measure was seen to hold in it.
 
     Raises:
         ConfigurationError: a step failed, or took too long; the text says which.
@@ -201,6 +207,7 @@ async def self_test(provider: DockerProvider) -> None:
     try:
         with trio.fail_after(2 * SELF_TEST_TIMEOUT + provider.containers.site.start_timeout):
             async with provider.prepare(SELF_TEST_TIMEOUT, role="self-test") as sandbox:
+                verified = sandbox.verified
                 step = "running a command"
                 # A command that no image has: the gate's own complaint is all the output that is needed.
                 request = LeaseRequest("self-test", ("/nonexistent/self-test",), hangup_grace=0)
@@ -216,6 +223,7 @@ async def self_test(provider: DockerProvider) -> None:
                 container = sandbox.container
             if sandbox.name in provider.containers.pending.names():
                 raise SandboxError(f"{container!r} could not be removed")
+            return verified
     except (SandboxError, DockerError, trio.BrokenResourceError, trio.TooSlowError) as error:
         raise ConfigurationError(f"self-test, {step}: {_explanation(error)}") from error
 

@@ -15,7 +15,7 @@ from types import TracebackType
 
 TIMEOUT = 10.0  # seconds for anything that should happen at once
 PATH = {"PATH": "/usr/bin:/bin"}
-READY = b"REDY\0\0\0\4\0\0\0\1"
+READY = b"REDY\0\0\0\4\0\0\0\2"
 TERMINATE = b"TERM\0\0\0\0"
 
 
@@ -60,6 +60,7 @@ class Gate:
         self.connection: socket.socket | None = None
         self.master = -1
         self.pid = 0
+        self.report = b""
 
     def __enter__(self) -> "Gate":
         return self
@@ -103,7 +104,14 @@ class Gate:
         assert (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
         (self.master,) = array.array("i", content)
         os.set_blocking(self.master, False)
+        self.report = self._receive_report()
         return self
+
+    def _receive_report(self) -> bytes:
+        """Take SEEN."""
+        header = self.lifeline.recv(8, socket.MSG_WAITALL)
+        assert header[:4] == b"SEEN"
+        return self.lifeline.recv(int.from_bytes(header[4:], "big"), socket.MSG_WAITALL)
 
     def send(self, data: bytes) -> None:
         self.lifeline.sendall(data)
@@ -166,7 +174,9 @@ class Gate:
         os.kill(self.pid, number)
 
     def processes(self) -> list[str]:
-        """Return the command lines of all processes in the gate's namespace but the gate's own."""
+        """Return the command lines of all processes in the gate's namespace, but for the gate's own and that
+        of its child before it is the command.
+        """
         namespace = Path(f"/proc/{self.pid}/ns/pid").stat().st_ino
         found: list[str] = []
         for entry in Path("/proc").iterdir():
@@ -176,7 +186,7 @@ class Gate:
                         found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip())
                 except OSError:  # it has just ended
                     continue
-        return found
+        return [line for line in found if "/gate " not in f"{line} "]
 
 
 def eventually(condition: Callable[[], object], what: str) -> None:
@@ -219,6 +229,18 @@ class AttachedGate:
         if self.master >= 0:
             os.close(self.master)
             self.master = -1
+
+    def receive_report(self) -> bytes:
+        """Take SEEN, after READY."""
+        while len(self.output) < 8 or len(self.output) < (
+            size := 8 + int.from_bytes(self.output[4:8], "big")
+        ):
+            data = self._read()
+            assert data, f"output ended after {self.output!r}"
+            self.output += data
+        assert self.output[:4] == b"SEEN"
+        report, self.output = self.output[8:size], self.output[size:]
+        return report
 
     def read_until(self, end: bytes) -> bytes:
         """Return the output up to and with `end`; what follows is kept."""

@@ -25,6 +25,7 @@ def attach_gate(gate_binary: Path, pid_namespace: list[str]) -> Iterator[Attach]
         def start(*options: str) -> AttachedGate:
             gate = stack.enter_context(AttachedGate([*pid_namespace, str(gate_binary), *options]))
             assert gate.read_until(READY) == READY
+            gate.receive_report()
             return gate
 
         yield start

@@ -69,7 +69,13 @@ def test_ready(start_gate: Start) -> None:
     eventually(lambda: not any("ptmx" in link for link in links()), "it keeps the master")
     # Standard streams and its own descriptors; nothing inherited.
     kinds = sorted(re.sub(r"\d+", "N", link) for link in links())
-    own = ["/dev/pts/N", "anon_inode:[signalfd]", "anon_inode:[timerfd]", "socket:[N]"]
+    own = [
+        "/dev/pts/N",
+        "anon_inode:[eventfd]",
+        "anon_inode:[signalfd]",
+        "anon_inode:[timerfd]",
+        "socket:[N]",
+    ]
     assert [kind for kind in kinds if kind in own] == own
     assert len(kinds) == 3 + len(own)
 
@@ -224,7 +230,7 @@ BREACHES = {
     "garbage": b"\xff" * 100,
     "http": b"GET / HTTP/1.1\r\n\r\n",
     "type": frame(b"EXIT"),
-    "ready": frame(b"REDY", b"\0\0\0\1"),
+    "ready": frame(b"REDY", b"\0\0\0\2"),
     "lower case": exec_frame(["true"]).replace(b"EXEC", b"exec"),
     "empty": frame(b"EXEC"),
     "numbers only": frame(b"EXEC", ODD_COUNTS),

@@ -116,6 +116,7 @@ def start(engine: Engine, workbench_image: str, gate_binary: Path) -> Start:
                 await engine.create(name, config)
                 pid = await engine.start(name)
                 lifeline = await listening.accept(pid, TIMEOUT)
+                await lifeline.receive_report()
             async with lifeline:
                 yield lifeline
             await engine.wait_removed(name)

@@ -47,6 +47,7 @@ def start(gate_binary: Path, pid_namespace: list[str], tmp_path: Path) -> Start:
                     return pid in children(process.pid)
 
                 async with await listening.accept(is_gate, TIMEOUT) as lifeline:
+                    await lifeline.receive_report()
                     yield lifeline
             finally:
                 listening.close()  # with whoever waits there

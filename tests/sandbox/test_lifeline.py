@@ -35,7 +35,7 @@ from supervisor.sandbox.terminal import ExitStatus, LeaseRequest, Terminal
 from supervisor.testing.checkpoints import cancel_at_every_checkpoint
 
 TIMEOUT = 10.0
-READY = b"REDY\0\0\0\4\0\0\0\1"
+READY = b"REDY\0\0\0\4\0\0\0\2"
 ME = os.getpid()
 REQUEST = LeaseRequest(
     "session", ("sh", "-c", "true"), {"PATH": "/bin", "SECRET": "battery"}, cols=101, rows=33, lifetime=99.5
@@ -420,8 +420,8 @@ async def test_garbage(listening: LifelineSocket, fake: FakeGate, data: bytes) -
 
 
 async def test_wrong_version(listening: LifelineSocket, fake: FakeGate) -> None:
-    fake.say(READY[:-1] + b"\2", fake.master)
-    await refused(listening, "speaks version 2")
+    fake.say(READY[:-1] + b"\3", fake.master)
+    await refused(listening, "speaks version 3")
 
 
 @pytest.mark.parametrize("count", [0, 1, 8, 11])
@@ -468,7 +468,7 @@ async def test_no_room_for_a_descriptor(
     listening: LifelineSocket, fake: FakeGate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # As if this process had no descriptor left: the kernel drops it and says so.
-    monkeypatch.setattr(lifeline_terminal, "_ANCILLARY_SIZE", socket.CMSG_LEN(0))
+    monkeypatch.setattr(lifeline_terminal, "_ANCILLARY_SIZE", socket.CMSG_SPACE(12))
     fake.be_ready()
     await refused(listening, "one that this process may not have")
 

@@ -1,0 +1,246 @@
+"""What a container shows of itself, in the kernel's own words, taken apart.
+
+The same files are read twice: inside, by the process that will become the session's command (it sends them as
+the frame `SEEN`, docs/gate.md), and outside, by us, from the host's /proc of that very process. `inside`
+judges both.
+"""
+
+import errno
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+from supervisor.errors import SandboxError
+
+LANDLOCK: Final = "landlock"
+PTMX: Final = "/dev/pts/ptmx"
+NAMESPACES: Final = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+_FILES: Final = ("status", "uid_map", "gid_map", "attr/current", "limits", "net/dev", "mountinfo")
+_RIGHTS: Final = ("NSpid", "Uid", "Gid", "Groups", "Cap", "NoNewPrivs", "Seccomp")
+_CGROUP: Final = Path("/sys/fs/cgroup")
+# Names of limits in cgroup v1 and v2: which file of which controller.
+_LIMITS: Final = {
+    "memory": ("memory/memory.limit_in_bytes", "memory.max"),
+    "swap": ("memory/memory.memsw.limit_in_bytes", "memory.swap.max"),
+    "pids": ("pids/pids.max", "pids.max"),
+    "cpu": ("cpu/cpu.cfs_quota_us", "cpu.max"),
+    "cpu period": ("cpu/cpu.cfs_period_us", ""),
+}
+
+
+@attrs.frozen
+class Mount:
+    """A line of mountinfo (proc(5)): `options` are the mount's, `details` those of its file system."""
+
+    point: str
+    root: str
+    kind: str
+    options: frozenset[str]
+    details: frozenset[str]
+
+
+@attrs.frozen
+class Seen:
+    """One view of a process and its container. A field that could not be read is missing from its mapping.
+
+    Attributes:
+        status: `/proc/PID/status`.
+        uid_map: lines of it, as numbers; None: not read.
+        label: of AppArmor; empty where there is none.
+        limits: soft and hard, by the names in `/proc/PID/limits`.
+        interfaces: names; None: not read.
+        mounts: in their order.
+        cgroup: limits by the names `memory`, `swap`, `pids`, `cpu`, `cpu period`.
+        namespaces: by kind, as `kind:[inode]`.
+        landlock: version that confines it, 0 for none; None: cannot be seen from there.
+        ptmx: whether another PTY could be opened; None: not tried.
+    """
+
+    status: Mapping[str, str]
+    uid_map: tuple[tuple[int, int, int], ...] | None
+    label: str
+    limits: Mapping[str, tuple[str, str]]
+    interfaces: frozenset[str] | None
+    mounts: tuple[Mount, ...]
+    cgroup: Mapping[str, str]
+    namespaces: Mapping[str, str]
+    landlock: int | None = None
+    ptmx: bool | None = None
+
+    def mount(self, point: str) -> Mount | None:
+        """Return what is mounted at `point`, the last one when several are."""
+        return next((mount for mount in reversed(self.mounts) if mount.point == point), None)
+
+
+def parse_report(payload: bytes) -> Seen:
+    """Return what the payload of `SEEN` says.
+
+    Raises:
+        SandboxError: it is not what a gate of ours sends.
+    """
+    try:
+        entries = _entries(payload)
+        landlock = entries.pop(LANDLOCK)
+        if not isinstance(landlock, bytes) or len(landlock) != 4:
+            raise SandboxError("the gate's report is malformed")
+        ptmx = entries.pop(PTMX)
+        texts = {name: value.decode() for name, value in entries.items() if isinstance(value, bytes)}
+        proc = {
+            name.removeprefix("/proc/self/"): text
+            for name, text in texts.items()
+            if name.startswith("/proc/self/")
+        }
+        cgroup = {
+            name.removeprefix(f"{_CGROUP}/"): text
+            for name, text in texts.items()
+            if name.startswith(f"{_CGROUP}/")
+        }
+        seen = _seen(proc, cgroup)
+    except (ValueError, KeyError, IndexError, struct.error) as error:
+        raise SandboxError("the gate's report is malformed") from error
+    missing = {"status", "uid_map", "gid_map", "limits", "net/dev", "mountinfo"} - proc.keys()
+    missing |= {f"ns/{kind}" for kind in NAMESPACES} - proc.keys()
+    if missing:
+        raise SandboxError(f"the gate's report lacks {', '.join(sorted(missing))}")
+    return attrs.evolve(
+        seen, landlock=int.from_bytes(landlock, "big"), ptmx=ptmx not in {-errno.EACCES, -errno.ENOENT}
+    )
+
+
+def _entries(payload: bytes) -> dict[str, bytes | int]:
+    """Return the entries of a report: contents, or the negative errno that there was instead."""
+    entries: dict[str, bytes | int] = {}
+    at = 0
+    while at < len(payload):
+        end = payload.index(b"\0", at)
+        name = payload[at:end].decode()
+        (result,) = struct.unpack_from(">i", payload, end + 1)
+        at = end + 5 + max(0, result)
+        if at > len(payload) or name in entries:
+            raise ValueError("entries do not add up")
+        entries[name] = payload[end + 5 : at] if result >= 0 else result
+    return entries
+
+
+def look(pid: int) -> Seen:
+    """Return what this host's /proc says of `pid`. What this process may not read is left out.
+
+    Raises:
+        SandboxError: there is no such process any more.
+    """
+    base = Path(f"/proc/{pid}")
+    proc: dict[str, str] = {}
+    try:
+        for name in _FILES:
+            if (text := _read(base / name)) is not None:
+                proc[name] = text
+        for kind in NAMESPACES:
+            try:
+                proc[f"ns/{kind}"] = str((base / "ns" / kind).readlink())
+            except PermissionError:
+                continue
+        cgroup = _cgroup_limits((base / "cgroup").read_text())
+        return _seen(proc, cgroup)
+    except (FileNotFoundError, ProcessLookupError):
+        raise SandboxError("the sandbox ended before it was looked at") from None
+    except (ValueError, IndexError) as error:
+        raise SandboxError(f"the host's /proc/{pid} makes no sense") from error
+
+
+def glance(pid: int) -> tuple[str, ...]:
+    """Return the rights of a process as the host's /proc shows them: cheap, for a second look.
+
+    Raises:
+        SandboxError: there is no such process any more.
+    """
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        raise SandboxError("the sandbox ended before it was claimed") from None
+    return tuple(line for line in lines if line.startswith(_RIGHTS))
+
+
+def only_child(pid: int) -> int | None:
+    """Return the one child that a gate has; None when this host's /proc does not tell."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return None
+    return int(children[0]) if len(children) == 1 else None
+
+
+def own_namespaces() -> dict[str, str]:
+    """Return the namespaces of this process."""
+    return {kind: str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in NAMESPACES}
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except PermissionError:
+        return None
+    except OSError as error:
+        if error.errno == errno.EINVAL and path.name == "current":
+            return None  # no security module that has labels
+        raise
+
+
+def _cgroup_limits(memberships: str) -> dict[str, str]:
+    """Return the limits of the cgroups in `memberships` (`/proc/PID/cgroup`), where this host shows them."""
+    found: dict[str, str] = {}
+    for line in memberships.splitlines():
+        _, controllers, path = line.split(":", 2)
+        for old, new in _LIMITS.values():
+            controller, _, name = old.partition("/")
+            file = _CGROUP / controller / path.lstrip("/") / name
+            if not controllers:
+                name = new
+                file = _CGROUP / path.lstrip("/") / new
+            elif controller not in controllers.split(","):
+                continue
+            if name and file.is_file():
+                found[old if controllers else new] = file.read_text()
+    return found
+
+
+def _seen(proc: Mapping[str, str], cgroup: Mapping[str, str]) -> Seen:
+    limits = {
+        name: cgroup[file].strip() for name, files in _LIMITS.items() for file in files if file in cgroup
+    }
+    uid_map = proc.get("uid_map")
+    devices = proc.get("net/dev")
+    return Seen(
+        status={
+            name: value.strip()
+            for name, _, value in (line.partition(":") for line in proc.get("status", "").splitlines())
+        },
+        uid_map=None if uid_map is None else tuple(_numbers(line) for line in uid_map.splitlines()),
+        label=proc.get("attr/current", "").strip("\0\n"),
+        limits=dict(_limit(line) for line in proc.get("limits", "").splitlines()[1:]),
+        interfaces=None
+        if devices is None
+        else frozenset(line.partition(":")[0].strip() for line in devices.splitlines()[2:]),
+        mounts=tuple(map(_mount, proc.get("mountinfo", "").splitlines())),
+        cgroup=limits,
+        namespaces={kind: proc[f"ns/{kind}"] for kind in NAMESPACES if f"ns/{kind}" in proc},
+    )
+
+
+def _numbers(line: str) -> tuple[int, int, int]:
+    first, outside, count = map(int, line.split())
+    return first, outside, count
+
+
+def _limit(line: str) -> tuple[str, tuple[str, str]]:
+    words = line[26:].split()  # names have blanks in them and are 25 wide
+    return line[:26].strip(), (words[0], words[1])
+
+
+def _mount(line: str) -> Mount:
+    before, _, after = line.partition(" - ")
+    fields = before.split(" ")
+    kind, _, details = after.split(" ", 2)
+    return Mount(fields[4], fields[3], kind, frozenset(fields[5].split(",")), frozenset(details.split(",")))
