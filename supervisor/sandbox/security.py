@@ -59,7 +59,9 @@ def security_status(
     """
     measures = [_status(measure, policy, missing, seen.get(measure, ())) for measure in Measure]
     digest = "" if Measure.SECCOMP in policy.without else policy.seccomp.digest
-    status = SecurityStatus(False, tuple(measures), tuple(sorted(policy.without)), digest, tuple(notes))
+    status = SecurityStatus(
+        False, tuple(measures), tuple(sorted(map(str, policy.without))), digest, tuple(notes)
+    )
     return attrs.evolve(status, initialized=not status.failing)
 
 
@@ -97,7 +99,7 @@ def as_required(status: SecurityStatus, settings: Settings) -> SecurityStatus:
     """Return `status` with what `settings` require, where it was found out with more opt-outs."""
     without = parse_opt_outs(settings.hardening_without)
     measures = tuple(attrs.evolve(each, required=each.measure not in without) for each in status.measures)
-    status = attrs.evolve(status, measures=measures, without=tuple(sorted(without)))
+    status = attrs.evolve(status, measures=measures, without=tuple(sorted(map(str, without))))
     return attrs.evolve(status, initialized=not status.failing)
 
 

@@ -248,6 +248,7 @@ SUPERVISOR = textwrap.dedent("""
                 (await client.post(f"/containers/{name}/start")).raise_for_status()
                 pid = (await client.get(f"/containers/{name}/json")).json()["State"]["Pid"]
                 lifeline = await listening.accept(pid, 30)
+                await lifeline.receive_report()
             async with lifeline:
                 terminal = await lifeline.claim(LeaseRequest("x", ("sh", "-c", STUBBORN), {"PATH": "/bin"}))
                 await terminal.receive_some()

@@ -1,0 +1,325 @@
+"""What a container shows of itself: taken apart, judged, and engines and gates that lie about it."""
+
+import json
+import struct
+from collections.abc import AsyncIterator
+from typing import Any
+
+import attrs
+import httpx
+import pytest
+import trio
+from conftest import opt_outs
+
+from sandbox.conftest import docker_settings
+from supervisor.engine import Docker
+from supervisor.errors import HardeningError, SandboxError
+from supervisor.measures import Measure
+from supervisor.provision.compiler import docker_directory
+from supervisor.sandbox import docker as docker_module
+from supervisor.sandbox.docker import DockerProvider
+from supervisor.sandbox.image import ImageFacts
+from supervisor.sandbox.inside import Verdict, judge
+from supervisor.sandbox.policy import HardeningPolicy
+from supervisor.sandbox.providers import open_docker_provider
+from supervisor.sandbox.seccomp import load_profile
+from supervisor.sandbox.seen import Seen, parse_report
+from supervisor.sandbox.terminal import LeaseRequest
+from supervisor.settings import Settings
+
+LIMIT = 60.0
+TRUE = LeaseRequest("test", ("true",), hangup_grace=0)
+IMAGE = ImageFacts(id="sha256:abc", name="image", user="appuser", uid=1000, gid=1000, home="/home/appuser")
+NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+OURS = {kind: f"{kind}:[1]" for kind in NAMESPACES}
+
+STATUS = """Name:\tgate
+Uid:\t1000\t1000\t1000\t1000
+Gid:\t1000\t1000\t1000\t1000
+CapInh:\t0000000000000000
+CapPrm:\t0000000000000000
+CapEff:\t0000000000000000
+CapBnd:\t0000000000000000
+CapAmb:\t0000000000000000
+NoNewPrivs:\t1
+Seccomp:\t2
+Seccomp_filters:\t1
+"""
+LIMITS = """Limit                     Soft Limit           Hard Limit           Units
+Max core file size        0                    0                    bytes
+Max file size             67108864             67108864             bytes
+Max open files            512                  512                  files
+"""
+DEVICES = "Inter-|   Receive\n face |bytes\n    lo:       0       0\n"
+_FLAGS = "rw,nosuid,nodev,noexec,relatime"
+MOUNTS = f"""505 514 0:88 / / ro,relatime - overlay overlay rw,lowerdir=/x
+506 505 0:84 / /proc {_FLAGS} - proc proc rw
+507 505 0:85 / /dev rw,nosuid - tmpfs tmpfs rw,size=65536k,mode=755
+539 506 0:84 /sys /proc/sys ro,relatime - proc proc rw
+541 506 0:85 /null /proc/keys rw,nosuid - tmpfs tmpfs rw,size=65536k,mode=755
+591 507 0:94 / /dev/shm {_FLAGS} - tmpfs shm rw,size=1024k
+600 505 0:95 / /tmp {_FLAGS} - tmpfs tmpfs rw,size=65536k
+601 505 0:96 / /run {_FLAGS} - tmpfs tmpfs rw,size=32768k,mode=755,uid=1000,gid=1000
+602 505 0:97 / /home/appuser/.ably {_FLAGS} - tmpfs tmpfs rw,size=10240k,mode=700
+"""
+GOOD: dict[str, bytes | int] = {
+    "/proc/self/status": STATUS.encode(),
+    "/proc/self/uid_map": b"         0     100000      65536\n",
+    "/proc/self/gid_map": b"         0     100000      65536\n",
+    "/proc/self/attr/current": b"ably-cli-sandbox-profile (enforce)\n",
+    "/proc/self/limits": LIMITS.encode(),
+    "/proc/self/net/dev": DEVICES.encode(),
+    "/proc/self/mountinfo": MOUNTS.encode(),
+    "/sys/fs/cgroup/memory.max": b"268435456\n",
+    "/sys/fs/cgroup/memory.swap.max": b"0\n",
+    "/sys/fs/cgroup/pids.max": b"50\n",
+    "/sys/fs/cgroup/cpu.max": b"100000 100000\n",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes": -2,
+    **{f"/proc/self/ns/{kind}": f"{kind}:[2]".encode() for kind in NAMESPACES},
+    "/dev/pts/ptmx": -13,
+    "landlock": b"\0\0\0\7",
+}
+
+
+def encode(entries: dict[str, bytes | int]) -> bytes:
+    return b"".join(
+        name.encode()
+        + b"\0"
+        + (struct.pack(">i", value) if isinstance(value, int) else struct.pack(">i", len(value)) + value)
+        for name, value in entries.items()
+    )
+
+
+def seen(**changes: bytes | int) -> Seen:
+    """A good report, changed where told; `status` stands for `/proc/self/status` and so on."""
+    entries = dict(GOOD)
+    for name, value in changes.items():
+        (key,) = (key for key in entries if key.rpartition("/")[2] == name)
+        entries[key] = value
+    return parse_report(encode(entries))
+
+
+def outside(view: Seen) -> Seen:
+    """The same, as the host sees it: without what only a process itself can find out."""
+    status = {**view.status, "Uid": "101000\t101000\t101000\t101000"}
+    return attrs.evolve(view, status=status, landlock=None, ptmx=None)
+
+
+@pytest.fixture(scope="module")
+def policy() -> HardeningPolicy:
+    profile = load_profile(docker_directory() / "seccomp.json")
+    return HardeningPolicy.from_settings(Settings(network="none"), IMAGE, profile, "runc")
+
+
+def found(verdict: Verdict) -> str:
+    return "\n".join(map(str, verdict.differences))
+
+
+def test_all_is_well(policy: HardeningPolicy) -> None:
+    verdict = judge(policy, seen(), outside(seen()), OURS)
+    assert found(verdict) == ""
+    both = set(Measure) - {Measure.LANDLOCK, Measure.EGRESS, Measure.ISOLATION}
+    assert {measure for measure, views in verdict.verified.items() if views == ("inside", "host")} == both
+    assert verdict.verified[Measure.LANDLOCK] == ("inside",)
+
+
+BROKEN: list[tuple[str, dict[str, bytes | int], str]] = [
+    ("seccomp off", {"status": STATUS.replace("Seccomp:\t2", "Seccomp:\t0").encode()}, "inside Seccomp"),
+    ("no filter", {"status": STATUS.replace("filters:\t1", "filters:\t0").encode()}, "Seccomp_filters"),
+    ("a capability", {"status": STATUS.replace("CapBnd:\t00", "CapBnd:\t01").encode()}, "inside CapBnd"),
+    ("new privileges", {"status": STATUS.replace("Privs:\t1", "Privs:\t0").encode()}, "inside NoNewPrivs"),
+    ("root", {"status": STATUS.replace("Uid:\t1000", "Uid:\t0").encode()}, "inside Uid"),
+    ("another group", {"status": STATUS.replace("Gid:\t1000", "Gid:\t4").encode()}, "inside Gid"),
+    ("no user namespace", {"uid_map": b"0 0 4294967295\n"}, "inside uid_map"),
+    ("unconfined", {"current": b"unconfined\n"}, "AppArmor label"),
+    ("complaining", {"current": b"ably-cli-sandbox-profile (complain)\n"}, "AppArmor label"),
+    ("another profile", {"current": b"docker-default (enforce)\n"}, "AppArmor label"),
+    ("no Landlock", {"landlock": b"\0\0\0\0"}, "inside Landlock"),
+    ("another PTY", {"ptmx": 0}, "/dev/ptmx"),
+    ("root writable", {"mountinfo": MOUNTS.replace("/ / ro", "/ / rw").encode()}, "mount /:"),
+    ("/proc/sys writable", {"mountinfo": MOUNTS.replace("/sys ro", "/sys rw").encode()}, "mount /proc/sys"),
+    ("something more", {"mountinfo": f"{MOUNTS}9 5 0:9 / /data rw - ext4 /dev/x rw\n".encode()}, "/data"),
+    ("over a mount", {"mountinfo": f"{MOUNTS}9 5 0:9 / /tmp rw - ext4 /dev/x rw\n".encode()}, "mount /tmp"),
+    ("executable", {"mountinfo": MOUNTS.replace("noexec,", "").encode()}, "mount /run"),
+    ("too large", {"mountinfo": MOUNTS.replace("size=10240k", "size=90000k").encode()}, "size of /home"),
+    ("files", {"limits": LIMITS.replace("512 ", "1024").encode()}, "Max open files"),
+    ("memory", {"memory.max": b"max\n"}, "cgroup limit memory"),
+    ("swap", {"memory.swap.max": b"max\n"}, "cgroup limit swap"),
+    ("processes", {"pids.max": b"max\n"}, "cgroup limit pids"),
+    ("CPU", {"cpu.max": b"max 100000\n"}, "cgroup limit cpu"),
+    ("a network", {"dev": f"{DEVICES}  eth0: 0 0\n".encode()}, "network interfaces"),
+    ("somebody else's", {"net": b"net:[3]"}, "inside namespace net"),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"), [row[1:] for row in BROKEN], ids=[row[0] for row in BROKEN]
+)
+def test_what_is_broken_is_named(
+    policy: HardeningPolicy, changes: dict[str, bytes | int], complaint: str
+) -> None:
+    assert complaint in found(judge(policy, seen(**changes), outside(seen()), OURS))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [row[1] for row in BROKEN if row[0] not in {"no Landlock", "another PTY", "another group", "root"}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_gate_that_lies_is_caught(policy: HardeningPolicy, changes: dict[str, bytes | int]) -> None:
+    """It reports what should be; the host sees what is."""
+    host = outside(seen(**changes))
+    if "uid_map" in changes:
+        host = attrs.evolve(host, status=seen().status)
+    assert "host " in found(judge(policy, seen(), host, OURS)) or "net" in changes
+
+
+def test_namespaces_of_the_supervisor(policy: HardeningPolicy) -> None:
+    text = found(judge(policy, seen(), outside(seen()), {**OURS, "ipc": "ipc:[2]"}))
+    assert text.startswith("host namespace ipc")
+
+
+def test_what_is_gone_without_is_not_looked_at(policy: HardeningPolicy) -> None:
+    bare = seen(current=-22, landlock=b"\0\0\0\0", ptmx=0, uid_map=b"0 0 4294967295\n")
+    host = attrs.evolve(outside(bare), status=bare.status)
+    without = frozenset({Measure.APPARMOR, Measure.LANDLOCK, Measure.USERNS})
+    assert found(judge(policy, bare, host, OURS)).count("\n") >= 3
+    verdict = judge(attrs.evolve(policy, without=without), bare, host, {**OURS, "user": "user:[2]"})
+    assert found(verdict) == ""
+    assert not without & verdict.verified.keys()
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"x",
+        b"x\0",
+        b"x\0\0\0\0\5abc",
+        encode(GOOD)[:-1],
+        encode(GOOD) + b"landlock\0\0\0\0\0",
+        encode({name: value for name, value in GOOD.items() if name != "landlock"}),
+        encode({name: value for name, value in GOOD.items() if name != "/proc/self/status"}),
+        encode({name: value for name, value in GOOD.items() if name != "/proc/self/ns/net"}),
+        encode({**GOOD, "/proc/self/mountinfo": b"garbage"}),
+        encode({**GOOD, "/proc/self/limits": b"head\nMax open files\n"}),
+        encode({**GOOD, "/proc/self/uid_map": b"0 x 1"}),
+        encode({**GOOD, "/proc/self/status": b"\xff\xfe"}),
+        encode({**GOOD, "/proc/self/status": -13}),
+        encode({**GOOD, "landlock": b"7"}),
+    ],
+    ids=range(15),
+)
+def test_malformed_reports(payload: bytes) -> None:
+    with pytest.raises(SandboxError, match="the gate's report"):
+        parse_report(payload)
+
+
+class LyingEngine(httpx.AsyncBaseTransport):
+    """The real engine, which leaves something out of what it was asked for, and says that it did not."""
+
+    def __init__(self, real: httpx.AsyncBaseTransport) -> None:
+        self.real = real
+        self.leave_out: dict[str, Any] = {}
+        self.asked: dict[str, Any] = {}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        path = request.url.path
+        if path.endswith("/containers/create"):
+            body = json.loads(await request.aread())
+            self.asked = body["HostConfig"]
+            changed = {**body, "HostConfig": {**body["HostConfig"], **self.leave_out}}
+            content = json.dumps(changed).encode()
+            headers = {**request.headers, "content-length": str(len(content))}
+            request = httpx.Request(
+                request.method, request.url, headers=headers, content=content, extensions=request.extensions
+            )
+        response = await self.real.handle_async_request(request)
+        if not (request.method == "GET" and path.endswith("/json") and "/containers/" in path):
+            return response
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        body = json.loads(b"".join([piece async for piece in response.stream]))
+        if response.status_code == 200:
+            body["HostConfig"] |= {name: self.asked.get(name) for name in [*self.leave_out, "SecurityOpt"]}
+        return httpx.Response(
+            response.status_code,
+            headers={"content-type": "application/json"},
+            stream=httpx.ByteStream(json.dumps(body).encode()),
+        )
+
+
+@pytest.fixture
+async def lying(hardened: DockerProvider) -> AsyncIterator[LyingEngine]:
+    site = hardened.containers.site
+    engine = LyingEngine(site.docker.api.transport)
+    async with Docker(site.docker.docker_host, transport=engine) as docker:
+        hardened.containers.site = attrs.evolve(site, docker=docker)
+        yield engine
+        hardened.containers.site = site
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("left_out", "complaint"),
+    [
+        ({"CapDrop": None}, "inside CapBnd"),
+        ({"SecurityOpt": ["no-new-privileges:true", "seccomp=unconfined"]}, "inside Seccomp"),
+        ({"ReadonlyRootfs": False}, "inside mount /:"),
+        ({"PidsLimit": 0}, "inside cgroup limit pids"),
+        ({"Memory": 0, "MemorySwap": 0}, "inside cgroup limit memory"),
+        ({"NanoCpus": 0}, "inside cgroup limit cpu"),
+        ({"Ulimits": None}, "inside Max open files"),
+        ({"IpcMode": "host"}, "host namespace ipc"),
+        ({"CgroupnsMode": "host"}, "host namespace cgroup"),
+        ({"ShmSize": 64 << 20}, "inside size of /dev/shm"),
+        ({"Tmpfs": {"/tmp": "rw,exec,size=64m", "/run": "rw", "/home/appuser/.ably": "rw"}}, "mount /tmp"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+async def test_an_engine_that_lies_is_caught(
+    hardened: DockerProvider, lying: LyingEngine, left_out: dict[str, Any], complaint: str
+) -> None:
+    lying.leave_out = left_out
+    with trio.fail_after(LIMIT):
+        with pytest.raises(SandboxError) as caught:
+            async with hardened.lease(TRUE):
+                raise AssertionError
+        await hardened.containers.pending.drain(30)
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.engine
+async def test_no_new_privileges_left_out(hardened: DockerProvider, lying: LyingEngine) -> None:
+    """Landlock needs it too, so the gate cannot even confine itself."""
+    profile = next(option for option in hardened.containers.policy.security_options if "seccomp" in option)
+    lying.leave_out = {"SecurityOpt": [profile]}
+    with trio.fail_after(LIMIT), pytest.raises(SandboxError):
+        async with hardened.lease(TRUE):
+            raise AssertionError
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("transport", ["lifeline", "attach"])
+async def test_every_lease_is_looked_at(request: pytest.FixtureRequest, transport: str) -> None:
+    settings = docker_settings(request, transport=transport)
+    with trio.fail_after(LIMIT):
+        async with (
+            open_docker_provider(settings, verify=False) as provider,
+            provider.prepare(60, "test") as sandbox,
+        ):
+            assert sandbox.verified[Measure.CAPABILITIES] == ("inside", "host")
+            assert sandbox.verified[Measure.LANDLOCK] == ("inside",)
+    assert set(opt_outs()) & set(map(str, sandbox.verified)) == set()
+
+
+@pytest.mark.engine
+async def test_a_sandbox_that_changed_while_it_waited(
+    hardened: DockerProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with trio.fail_after(LIMIT):
+        async with hardened.prepare(60, "test") as sandbox:
+            with monkeypatch.context() as patch:
+                patch.setattr(docker_module, "glance", lambda pid: ("CapEff:\t1",))
+                with pytest.raises(HardeningError, match="changed while it waited"):
+                    async with sandbox.claim(TRUE):
+                        raise AssertionError
