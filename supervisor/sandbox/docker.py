@@ -28,7 +28,7 @@ from supervisor.reaping.reconciler import Reconciler
 from supervisor.sandbox.attach import attach_gate
 from supervisor.sandbox.containers import PROGRAMS, HardenedContainers, program
 from supervisor.sandbox.handing import AdoptedSandbox, HandedSandbox
-from supervisor.sandbox.inside import Judged, judged
+from supervisor.sandbox.inside import UNSEEN, Judged, judged
 from supervisor.sandbox.leaving import LONGEST_GRACE, Gate, SandboxTerminal, claimed
 from supervisor.sandbox.lifeline import SOCKET_NAME, LifelineTerminal, open_lifeline_socket
 from supervisor.sandbox.policy import Mount
@@ -63,7 +63,7 @@ class Sandbox:
     pid: int
     _gate: Gate | None
     _occupied: dict[str, "Sandbox"]
-    _judged: Judged = Judged()
+    _judged: Judged = UNSEEN
 
     @asynccontextmanager
     async def claim(self, request: LeaseRequest) -> AsyncGenerator[SandboxTerminal]:

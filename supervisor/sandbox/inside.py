@@ -70,6 +70,10 @@ class Judged:
             raise HardeningError("a sandbox changed while it waited")
 
 
+UNSEEN: Final = Judged()
+"""Of a sandbox that another process has looked at."""
+
+
 def judged(policy: HardeningPolicy, report: bytes, process: int | None) -> Judged:
     """Look at a sandbox from both sides.
 

@@ -16,7 +16,7 @@ from supervisor.engine import Docker
 from supervisor.errors import HardeningError, SandboxError
 from supervisor.measures import Measure
 from supervisor.provision.compiler import docker_directory
-from supervisor.sandbox import docker as docker_module
+from supervisor.sandbox import inside as inside_module
 from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.image import ImageFacts
 from supervisor.sandbox.inside import Verdict, judge
@@ -319,7 +319,7 @@ async def test_a_sandbox_that_changed_while_it_waited(
     with trio.fail_after(LIMIT):
         async with hardened.prepare(60, "test") as sandbox:
             with monkeypatch.context() as patch:
-                patch.setattr(docker_module, "glance", lambda pid: ("CapEff:\t1",))
+                patch.setattr(inside_module, "glance", lambda pid: ("CapEff:\t1",))
                 with pytest.raises(HardeningError, match="changed while it waited"):
                     async with sandbox.claim(TRUE):
                         raise AssertionError
