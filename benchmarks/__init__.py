@@ -1,1 +1,6 @@
-"""Measurements for load testers: what a user feels, against a floor that is measured in the same run."""
+"""Measurements for load testers: what a user feels, of any server, beside a floor measured in the same run.
+
+`adapters` speak the servers' protocols, `targets` start servers, `scenarios` ask one question each, `runner`
+interleaves them, `results` keeps the figures, `report` and `compare` read them. docs/performance.md is the
+manual.
+"""

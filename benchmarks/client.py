@@ -1,78 +1,106 @@
-"""A terminal client that measures: `terminal-supervisor.v1`, nothing rendered, everything acknowledged."""
+"""What every scenario sees of a terminal, whoever serves it, and how access to it is described.
+
+`Access` is plain data, so that it can be handed to another process that makes load.
+"""
 
 import json
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
-import trio
-from trio_websocket import ConnectionClosed, WebSocketConnection, open_websocket_url
+import attrs
 
-ACKNOWLEDGE_EVERY = 32 * 1024  # bytes; well below a quarter of the smallest window
+PROMPT = b"$ "
 
 
-class Client:
-    """One session, seen from the wire.
+class RefusedError(Exception):
+    """The server does not let this client in, and said so; `code` is its close code or HTTP status."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f"{message} ({code})")
+        self.code = code
+
+
+class SessionEndedError(Exception):
+    """The session ended where it should not."""
+
+
+@attrs.frozen
+class Access:
+    """How to reach a server: everything that an adapter needs.
 
     Attributes:
-        hello: the server's first message.
-        received: bytes of output so far.
+        adapter: name of the protocol, a key of `adapters.ADAPTERS`.
+        url: address of its WebSocket; for the floors what they are instead.
+        token: reusable token or credential.
+        secret: key that signs configs (protocol `ably`).
+        extra: what only one adapter understands.
     """
 
-    def __init__(self, websocket: WebSocketConnection) -> None:
-        self._websocket = websocket
-        self.hello: dict[str, Any] = {}
-        self.received = 0
-        self._acknowledged = 0
+    adapter: str
+    url: str
+    token: str = attrs.field(default="", repr=False)
+    secret: str = attrs.field(default="", repr=False)
+    extra: dict[str, Any] = attrs.field(factory=dict[str, Any], repr=False)
+
+    def to_json(self) -> str:
+        """Return it as text for another process."""
+        return json.dumps(attrs.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Access":
+        """The reverse of `to_json`."""
+        return cls(**json.loads(text))
+
+
+class Client(Protocol):
+    """One terminal, seen from its user's side."""
 
     async def type(self, data: bytes) -> None:
         """Send input."""
-        await self._websocket.send_message(data)
+        ...
 
     async def read(self) -> bytes:
-        """Return the next piece of output; `b""` when the session is over."""
-        while True:
-            try:
-                message = await self._websocket.get_message()
-            except ConnectionClosed:
-                return b""
-            if isinstance(message, bytes):
-                self.received += len(message)
-                if self.received - self._acknowledged >= ACKNOWLEDGE_EVERY:
-                    self._acknowledged = self.received
-                    await self._websocket.send_message(json.dumps({"type": "ack", "offset": self.received}))
-                return message
-            control = json.loads(message)
-            if control["type"] == "hello":
-                self.hello = control
-            elif control["type"] == "error":
-                raise RuntimeError(f"the server refuses: {control['message']}")
+        """Return the next piece of output, `b""` when the session is over. Acknowledges what the protocol
+        has acknowledged."""
+        ...
 
-    async def read_until(self, mark: bytes) -> bytes:
-        """Return the output up to and including the piece in which `mark` ends.
+    async def leave(self) -> None:
+        """Say that the session is not wanted any more, where the protocol can."""
+        ...
 
-        Raises:
-            RuntimeError: the session ended before.
-        """
-        seen = b""
-        while mark not in seen:
-            piece = await self.read()
-            if not piece:
-                raise RuntimeError(f"the session ended before {mark!r}; last output {seen[-200:]!r}")
-            seen += piece
-        return seen
+    @property
+    def ticket(self) -> str:
+        """What a later connection presents to come back to this session; empty where there is no resume."""
+        ...
 
 
-@asynccontextmanager
-async def connect(url: str, token: str, cols: int = 80, rows: int = 24) -> AsyncGenerator[Client]:
-    """Open a session of its own at `url` (`ws://host:port/ws`); it is ended when the block is left."""
-    async with open_websocket_url(
-        url, subprotocols=["terminal-supervisor.v1"], message_queue_size=8, receive_buffer_size=64 * 1024
-    ) as websocket:
-        await websocket.send_message(json.dumps({"type": "auth", "token": token, "cols": cols, "rows": rows}))
-        yield Client(websocket)
-        with trio.move_on_after(2, shield=True):
-            try:
-                await websocket.send_message('{"type":"leave"}')
-            except ConnectionClosed:
-                return
+async def read_through(client: Client, mark: bytes, seen: bytes = b"") -> tuple[bytes, bytes]:
+    """Read until `mark` has come, of which `seen` has come already; return what is before and after it.
+
+    Raises:
+        SessionEndedError: the session ended before.
+    """
+    whole, position = bytearray(seen), 0
+    while (found := whole.find(mark, position)) < 0:
+        position = max(0, len(whole) - len(mark) + 1)
+        piece = await client.read()
+        if not piece:
+            raise SessionEndedError(f"the session ended before {mark!r}; its last words: {whole[-200:]!r}")
+        whole += piece
+    return bytes(whole[:found]), bytes(whole[found + len(mark) :])
+
+
+async def read_until(client: Client, mark: bytes) -> bytes:
+    """Read until `mark` has come; return what came after it."""
+    return (await read_through(client, mark))[1]
+
+
+async def run_raw(
+    client: Client, command: str, *, prepare: Sequence[str] = (), mode: str = "raw -echo"
+) -> bytes:
+    """Have the shell run `command` with the terminal in `mode` (stty(1)); return the output that came with
+    the mark after which it begins.
+    """
+    steps = [*prepare, f"stty {mode}", "printf '<%s>' ready", command]
+    await client.type("; ".join(steps).encode() + b"\r")
+    return await read_until(client, b"<ready>")

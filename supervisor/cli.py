@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,7 +32,10 @@ EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status: 0, 1 (failure), 2 (usage) or 78 (wrong configuration)."""
-    options = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["bench"]:
+        return _bench(given[1:])
+    options = _parser().parse_args(given)
     try:
         settings = _settings(options)
         configure_logging(settings.log_format, settings.log_level)
@@ -115,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser("top", help="show the sessions live; end and watch them")
     command.set_defaults(run=_top)
+    commands.add_parser("bench", help="measure this or another terminal server: see `bench --help`")
 
     command = commands.add_parser("settings", help="print the effective settings, secrets masked")
     command.set_defaults(run=_print_settings)
@@ -217,6 +222,22 @@ def _top(settings: Settings, options: argparse.Namespace) -> None:
     from supervisor.admin.top import top
 
     trio.run(top, settings)
+
+
+def _bench(arguments: list[str]) -> int:
+    """Hand over to the benchmarks, which have arguments of their own and need packages that nothing else
+    does.
+    """
+    try:
+        cli = import_module("benchmarks.cli")
+    except ModuleNotFoundError as error:
+        print(
+            f"terminal-supervisor: bench needs more packages ({error.name} is missing): "
+            "pip install 'terminal-supervisor[bench]'",
+            file=sys.stderr,
+        )
+        return EXIT_CONFIGURATION
+    return cast("int", cli.main(arguments))
 
 
 def _print_settings(settings: Settings, options: argparse.Namespace) -> None:

@@ -1,0 +1,299 @@
+"""`terminal-supervisor bench`, which is also `python -m benchmarks`: arguments in, figures out."""
+
+import argparse
+import ipaddress
+import os
+import socket
+import subprocess
+import sys
+import venv
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import attrs
+import trio
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from benchmarks import report
+from benchmarks.adapters import ADAPTERS
+from benchmarks.client import Access
+from benchmarks.compare import compare
+from benchmarks.measuring import Record
+from benchmarks.results import Results
+from benchmarks.runner import Plan, run
+from benchmarks.scenarios import SCENARIOS
+from benchmarks.scenarios import USUAL as USUAL_SCENARIOS
+from benchmarks.scenarios.scenario import Size
+from benchmarks.targets import TARGETS, Column, Options, Target, given
+from benchmarks.targets import USUAL as USUAL_TARGETS
+from benchmarks.thresholds import Threshold
+from supervisor.errors import ConfigurationError
+
+EXIT_FAILED = 1
+TERMINADO, WETTY = "terminado==0.18.1", "wetty@3.2.0"
+
+
+class UsageError(Exception):
+    """What was asked for makes no sense."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status: 0, 1 (a run or a threshold failed) or 2 (usage)."""
+    options = parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (UsageError, ConfigurationError, ValueError, OSError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of all arguments."""
+    top = argparse.ArgumentParser(prog="terminal-supervisor bench", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("run", help="measure targets that it starts itself, or a server at --url")
+    command.set_defaults(run=_run)
+    what = command.add_argument_group("what")
+    what.add_argument(
+        "--target", action="append", choices=list(TARGETS), help="repeatable; default: the usual ones"
+    )
+    what.add_argument(
+        "--scenario", action="append", choices=list(SCENARIOS), help="repeatable; default: the usual ones"
+    )
+    what.add_argument("--url", help="a server that runs already: ws://host:port/path")
+    what.add_argument("--protocol", choices=[n for n in ADAPTERS if n not in {"pty", "engine"}], default="v1")
+    what.add_argument(
+        "--token", default="", help="token or API key for --url; `env:NAME` takes it from the environment"
+    )
+    what.add_argument("--secret", default="", help="signing secret for --url (protocol ably), or `env:NAME`")
+    what.add_argument(
+        "--isolation", default="not told", help="for the report: what the server at --url runs sessions in"
+    )
+    what.add_argument(
+        "--column",
+        choices=["containers, warm", "containers, cold", "no containers"],
+        default="containers, cold",
+    )
+    what.add_argument(
+        "--remote-target-is-mine", action="store_true", help="--url is not loopback, and may be loaded"
+    )
+    much = command.add_argument_group("how much")
+    much.add_argument("--rounds", type=int, default=3)
+    much.add_argument("--smoke", action="store_true", help="the least of everything, to see that it works")
+    for field in attrs.fields(Size):
+        much.add_argument(
+            f"--{field.name}",
+            type=float if field.name in {"interval", "seconds", "rate"} else int,
+            help=f"default: {field.default}",
+        )
+    much.add_argument("--pool", type=int, default=4, help="containers that wait, where there is a warm pool")
+    out = command.add_argument_group("results")
+    out.add_argument("--json", type=Path, help="file for everything")
+    out.add_argument("--csv", type=Path, help="file for one line per figure and round")
+    out.add_argument("--html", type=Path, help="file for the report, self-contained")
+    out.add_argument(
+        "--fail-if", action="append", default=[], metavar="CONDITION", help="such as 'echo.p99 > 1.3x floor'"
+    )
+    command.add_argument(
+        "--peers", type=Path, default=Options().peers, help="where `install-peers` has put them"
+    )
+
+    command = commands.add_parser("list", help="name scenarios, targets and protocols")
+    command.set_defaults(run=_list)
+    command = commands.add_parser("describe", help="say what a scenario answers, and how")
+    command.add_argument("scenario", choices=list(SCENARIOS))
+    command.set_defaults(run=_describe)
+    command = commands.add_parser("compare", help="two saved results: what changed, and can it be chance?")
+    command.add_argument("before", type=Path)
+    command.add_argument("after", type=Path)
+    command.add_argument("--all", action="store_true", help="also what did not change")
+    command.set_defaults(run=_compare)
+    command = commands.add_parser("report", help="make the HTML report of saved results")
+    command.add_argument("results", type=Path)
+    command.add_argument("html", type=Path)
+    command.set_defaults(run=_report)
+    command = commands.add_parser(
+        "install-peers", help=f"install {TERMINADO} (PyPI) and {WETTY} (npm) for comparison"
+    )
+    command.add_argument("--peers", type=Path, default=Options().peers)
+    command.set_defaults(run=_install_peers)
+    return top
+
+
+# ------------------------------------------------------------------ run
+
+
+def is_loopback(url: str) -> bool:
+    """Whether every address that the URL's host has is one of this machine's own loopback."""
+    host = urlsplit(url).hostname
+    if not host:
+        raise UsageError(f"--url {url}: no host in it")
+    found = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
+    return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for address in found)
+
+
+def _from_environment(value: str) -> str:
+    name = value.removeprefix("env:")
+    if name == value:
+        return value
+    if name not in os.environ:
+        raise UsageError(f"the environment has no {name}")
+    return os.environ[name]
+
+
+def _targets(options: argparse.Namespace) -> list[Target]:
+    names: list[str] = options.target or ([] if options.url else [*USUAL_TARGETS])
+    chosen = [TARGETS[name] for name in names]
+    if options.url:
+        if not is_loopback(options.url) and not options.remote_target_is_mine:
+            raise UsageError(
+                f"{options.url} is not on this machine; load it only if it is yours: --remote-target-is-mine"
+            )
+        access = Access(
+            options.protocol, options.url, _from_environment(options.token), _from_environment(options.secret)
+        )
+        column: Column = options.column
+        chosen.append(given(access, options.isolation, column))
+    return chosen
+
+
+def _run(options: argparse.Namespace) -> int:
+    thresholds = [Threshold.parse(text) for text in options.fail_if]
+    size = Size.smoke() if options.smoke else Size()
+    size = attrs.evolve(
+        size, **{f.name: value for f in attrs.fields(Size) if (value := getattr(options, f.name)) is not None}
+    )
+    plan = Plan(
+        targets=_targets(options),
+        scenarios=[SCENARIOS[name] for name in options.scenario or USUAL_SCENARIOS],
+        size=size,
+        options=Options(
+            sessions=max(300, size.sessions + 50), pool=options.pool, peers=options.peers.absolute()
+        ),
+        rounds=options.rounds,
+    )
+    console = Console(stderr=True)
+    with Display(console) as display:
+        results = trio.run(run, plan, display)
+    if options.json:
+        results.save(options.json)
+    if options.csv:
+        results.save_csv(options.csv)
+    if options.html:
+        options.html.write_text(report.html(results))
+    print(report.text(results))
+    failures = [sentence for threshold in thresholds for sentence in threshold.failures(results)]
+    for sentence in failures:
+        print(f"FAILED {sentence}")
+    broken = [run for run in results.runs() if run["error"]]
+    return EXIT_FAILED if failures or broken else 0
+
+
+class Display:
+    """Live progress: a bar, and a line for each run that is over."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+        )
+        self._task = self._bar.add_task("starting", total=None)
+
+    def __enter__(self) -> "Display":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.stop()
+
+    def begins(self, done: int, total: int, what: str) -> None:
+        """See `Progress`."""
+        self._bar.update(self._task, completed=done, total=total, description=what)
+
+    def ended(self, target: str, scenario: str, record: Record, error: str | None) -> None:
+        """See `Progress`."""
+        figures = dict(record.values())
+        shown = [name for name in figures if name.rpartition(".")[2] in {"p50", "p99"}] or list(figures)[:3]
+        words = "  ".join(f"{name} {figures[name].value:.4g} {figures[name].unit}" for name in shown[:6])
+        self._console.print(f"{scenario:16} {target:12} {error or words}", highlight=False, markup=False)
+        for note in record.notes:
+            self._console.print(f"  {note}", highlight=False, markup=False)
+
+
+# ------------------------------------------------------------------ the others
+
+
+def _list(options: argparse.Namespace) -> int:
+    console = Console()
+    for title, rows in (
+        ("Scenarios", [(name, scenario.question) for name, scenario in SCENARIOS.items()]),
+        (
+            "Targets",
+            [
+                (name, f"{t.about}. Isolation: {t.isolation}. Column: {t.column}.")
+                for name, t in TARGETS.items()
+            ],
+        ),
+        ("Protocols", [(name, adapter.about) for name, adapter in ADAPTERS.items()]),
+    ):
+        table = Table(title=title, show_header=False, title_justify="left")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    return 0
+
+
+def _describe(options: argparse.Namespace) -> int:
+    scenario = SCENARIOS[options.scenario]
+    print(f"{scenario.name}: {scenario.question}\n\n{scenario.method}\n")
+    print(
+        f"A server of its own: {'yes' if scenario.fresh else 'no'}. Bounded to {scenario.deadline:g} s a run."
+    )
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    table = Table(title=f"{options.before} → {options.after}")
+    for heading in ("target", "scenario", "figure", "before", "after", "change", "p", "verdict"):
+        table.add_column(heading)
+    worse = False
+    for change in compare(Results.load(options.before), Results.load(options.after)):
+        worse = worse or change.verdict == "worse"
+        if not options.all and change.verdict == "same":
+            continue
+        percent = f"{(change.after / change.before - 1) * 100:+.1f} %" if change.before else ""
+        table.add_row(
+            change.target, change.scenario, change.figure,
+            f"{change.before:.4g} {change.unit}", f"{change.after:.4g} {change.unit}",
+            percent, "" if change.p is None else f"{change.p:.3f}", change.verdict,
+        )  # fmt: skip
+    Console().print(table)
+    return EXIT_FAILED if worse else 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    options.html.write_text(report.html(Results.load(options.results)))
+    return 0
+
+
+def _install_peers(options: argparse.Namespace) -> int:
+    directory: Path = options.peers
+    venv.create(directory / "terminado", with_pip=True)
+    subprocess.run(
+        [directory / "terminado/bin/python", "-m", "pip", "install", "--quiet", TERMINADO], check=True
+    )
+    (directory / "wetty").mkdir(exist_ok=True)
+
+    # With its install scripts: the PTY is a native module, compiled here.
+    subprocess.run(["npm", "install", "--no-audit", "--no-fund", WETTY], cwd=directory / "wetty", check=True)
+    print(f"{TERMINADO} and {WETTY} are in {directory}")
+    return 0

@@ -1,0 +1,133 @@
+"""The floors: what is there without any server in between, behind the same interface as a server's client.
+
+`pty` is a PTY of this process, the physical limit of echo and output. `engine` is the engine alone: create,
+attach, start, with the HostConfig that the supervisor's policy makes, over the same engine client.
+"""
+
+import fcntl
+import os
+import pty
+import secrets
+import signal
+import socket
+import struct
+import subprocess
+import termios
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import trio
+
+from benchmarks.client import Access, Client
+from supervisor.engine import Docker
+from supervisor.engine.stream import Stream
+from supervisor.sandbox.pty import PtyStream
+
+COMMAND = ("/bin/bash", "--norc", "--noprofile")
+
+
+class PtyClient:
+    """A shell on a PTY."""
+
+    ticket = ""
+
+    def __init__(self, stream: PtyStream) -> None:
+        self._stream = stream
+
+    async def type(self, data: bytes) -> None:
+        await self._stream.send_all(data)
+
+    async def read(self) -> bytes:
+        return await self._stream.receive_some()
+
+    async def leave(self) -> None:
+        await self._stream.aclose()
+
+
+@asynccontextmanager
+async def open_pty(access: Access, ticket: str = "") -> AsyncGenerator[Client]:
+    """Start a shell on a PTY; it is hung up, then killed, when the block is left."""
+    await trio.lowlevel.checkpoint()
+    master, slave = pty.openpty()
+    try:
+        process = subprocess.Popen(  # noqa: ASYNC220 - does not wait
+            COMMAND,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            # By the session's leader, so that bash has job control.
+            preexec_fn=_take_terminal,
+            env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "TERM": "xterm-256color", "PS1": "$ "},
+        )
+    finally:
+        os.close(slave)
+    stream = PtyStream(master)
+    try:
+        yield PtyClient(stream)
+    finally:
+        stream.close()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _take_terminal() -> None:
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+class EngineClient:
+    """A shell at the engine's attach."""
+
+    ticket = ""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    async def type(self, data: bytes) -> None:
+        await self._stream.send_all(data)
+
+    async def read(self) -> bytes:
+        return await self._stream.receive_some(65536)
+
+    async def leave(self) -> None:
+        await self._stream.aclose()
+
+
+@asynccontextmanager
+async def open_engine(access: Access, ticket: str = "") -> AsyncGenerator[Client]:
+    """Create, attach, start; the container is removed when the block is left. `access.extra` holds the create
+    call's body.
+    """
+    async with Docker(access.url) as docker:
+        name = f"ts-bench-floor-{secrets.token_hex(6)}"
+        container = await docker.containers.create(access.extra["config"], name=name)
+        try:
+            async with container.attach(stdout=True, stderr=True, stdin=True) as stream:
+                await container.start()
+                yield EngineClient(stream)
+        finally:
+            with trio.move_on_after(20, shield=True):
+                await container.delete(force=True)
+
+
+def engine_processes(url: str) -> list[int]:
+    """Return the pids of the engine at `url`, a unix socket, and of what it runs to keep containers."""
+
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(url.removeprefix("unix://"))
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    (daemon, _, _) = struct.unpack("iii", credentials)
+    place = Path(f"/proc/{daemon}/ns/mnt").readlink()
+    found = [daemon]
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            if (
+                entry.name.isdigit()
+                and (entry / "comm").read_text().startswith("containerd")
+                and (entry / "ns/mnt").readlink() == place
+            ):
+                found.append(int(entry.name))
+    return found

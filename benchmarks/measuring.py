@@ -1,0 +1,139 @@
+"""Taking times honestly: HdrHistograms, arrivals that wait for no answer, and a check of the client itself.
+
+Arrivals are open-loop: each is due at its time, however late the answers are, so that a server that stalls
+is measured by all who would have come meanwhile (no coordinated omission). How late the client itself was is
+recorded beside it. A result whose client was the bottleneck says so.
+"""
+
+import random
+import time
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import attrs
+import trio
+from hdrh import histogram as hdrh  # type: ignore[import-untyped]
+
+_HDR: Any = hdrh  # the library has no types
+
+LOWEST, HIGHEST, DIGITS = 1, 120_000_000, 3  # microseconds; three significant digits
+PERCENTILES = (50.0, 90.0, 99.0, 99.9)
+LATE = 0.005  # seconds; a client whose 99th percentile of lateness is above this did not keep its schedule
+BUSY = 0.9  # of a core; above, the client may be what is slow
+
+Better = Literal["lower", "higher"]
+
+
+class Times:
+    """A distribution of durations, 1 µs to 120 s."""
+
+    def __init__(self, encoded: str | None = None) -> None:
+        self._histogram: Any = (
+            _HDR.HdrHistogram.decode(encoded) if encoded else _HDR.HdrHistogram(LOWEST, HIGHEST, DIGITS)
+        )
+
+    def __len__(self) -> int:
+        return int(self._histogram.get_total_count())
+
+    def add(self, seconds: float) -> None:
+        """Record a duration."""
+        self._histogram.record_value(min(HIGHEST, max(LOWEST, round(seconds * 1e6))))
+
+    def merge(self, other: "Times") -> None:
+        """Take over what another one has recorded."""
+        self._histogram.add(other._histogram)  # noqa: SLF001 - its own kind
+
+    def at(self, percentile: float) -> float:
+        """Return the duration in milliseconds that so many percent did not exceed."""
+        return float(self._histogram.get_value_at_percentile(percentile)) / 1000
+
+    @property
+    def most(self) -> float:
+        """The longest, in milliseconds."""
+        return float(self._histogram.get_max_value()) / 1000
+
+    def curve(self) -> list[tuple[float, float]]:
+        """Return (percentile, milliseconds) for a plot."""
+        points = (0, 10, 25, 50, 75, 90, 95, 97.5, 99, 99.5, 99.9, 99.99)
+        return [(point, self.at(point)) for point in points]
+
+    def encode(self) -> str:
+        """Return it as text (HdrHistogram V2, compressed, base64)."""
+        return str(self._histogram.encode().decode())
+
+
+@attrs.frozen
+class Figure:
+    """A number that a scenario found; `better` says which way is better."""
+
+    value: float
+    unit: str
+    better: Better = "lower"
+
+
+@attrs.define
+class Record:
+    """What one run of one scenario on one target found.
+
+    Attributes:
+        times: distributions by name; the main one has the name "".
+        figures: numbers by name.
+        notes: sentences that a reader of the figures must know.
+        lateness: of the client's own schedule.
+    """
+
+    times: dict[str, Times] = attrs.field(factory=dict[str, Times])
+    figures: dict[str, Figure] = attrs.field(factory=dict[str, Figure])
+    notes: list[str] = attrs.field(factory=list[str])
+    lateness: Times = attrs.field(factory=Times)
+    other_cpu: float = 0.0
+
+    def distribution(self, name: str = "") -> Times:
+        """Return the distribution of that name, made on first use."""
+        return self.times.setdefault(name, Times())
+
+    def figure(self, name: str, value: float, unit: str, better: Better = "lower") -> None:
+        """Note a number."""
+        self.figures[name] = Figure(round(value, 6), unit, better)
+
+    def values(self) -> Iterator[tuple[str, Figure]]:
+        """Yield everything as named numbers: `p50`, `p99`, `neighbour.p99`, `rate`."""
+        for name, times in self.times.items():
+            if len(times):
+                prefix = f"{name}." if name else ""
+                for percentile in PERCENTILES:
+                    yield f"{prefix}p{percentile:g}", Figure(times.at(percentile), "ms")
+                yield f"{prefix}max", Figure(times.most, "ms")
+        yield from self.figures.items()
+
+    @contextmanager
+    def watching_the_client(self) -> Generator[None]:
+        """Note what this process itself used meanwhile, and say so where it was too much."""
+        began, used = time.perf_counter(), time.process_time()
+        yield
+        seconds = max(1e-9, time.perf_counter() - began)
+        share = (time.process_time() - used) / seconds
+        self.figure("client.cpu", share, "cores")
+        if self.other_cpu:
+            self.figure("load.cpu", self.other_cpu / seconds, "cores")
+        if share > BUSY:
+            self.notes.append(f"the client was the bottleneck: it used {share:.0%} of a core")
+        if len(self.lateness):
+            late = self.lateness.at(99)
+            self.figure("client.lateness", late, "ms")
+            if late > LATE * 1000:
+                self.notes.append(f"the client did not keep its schedule: 1 in 100 was {late:.1f} ms late")
+
+
+async def arrivals(count: int, interval: float, late: Times, *, seed: int = 0) -> AsyncIterator[int]:
+    """Yield 0 to `count` - 1, `interval` seconds apart on average (each gap is 0.5 to 1.5 of it, so that
+    nothing falls into step), by a schedule that waits for nobody.
+    """
+    chance = random.Random(seed)
+    due = trio.current_time()
+    for number in range(count):
+        due += interval * chance.uniform(0.5, 1.5)
+        await trio.sleep_until(due)
+        late.add(max(0.0, trio.current_time() - due))
+        yield number

@@ -1,0 +1,192 @@
+"""How soon nothing is left of a session, by each of the ways in which it can end."""
+
+import os
+import secrets
+import signal
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import trio
+
+from benchmarks.adapters import connect
+from benchmarks.client import PROMPT, Client, read_until
+from benchmarks.machine import alive, with_argument
+from benchmarks.measuring import Record
+from benchmarks.scenarios.scenario import Run, Scenario, Size
+from benchmarks.targets import Running, docker_host
+from supervisor.engine import Docker
+from supervisor.sandbox.identity import LABEL_PRODUCT
+
+BOUND = 15.0  # seconds after which what is still there counts as left behind
+LOOK_EVERY = 0.01
+STUBBORN = b"trap '' HUP TERM; while :; do echo flood; done\r"
+
+
+class Marked:
+    """A process in the session that can be recognized from outside: it has an argument of its own."""
+
+    def __init__(self) -> None:
+        self.argument = f"4{secrets.randbelow(10**5):05}.{secrets.randbelow(10**9):09}"
+        self.pids: set[int] = set()
+
+    async def start(self, client: Client) -> None:
+        """Start it, ignoring hang-ups, as the hardest case does."""
+        await client.type(f"(trap '' HUP; exec sleep {self.argument}) & printf '%s' '<on''>'\r".encode())
+        await read_until(client, b"<on>")
+        with trio.fail_after(10):
+            while not self.pids:
+                self.pids = with_argument(self.argument)
+                await trio.sleep(LOOK_EVERY)
+
+    def kill(self) -> None:
+        """End what should have been ended."""
+        for pid in with_argument(self.argument):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+async def _containers(docker: Docker | None) -> set[str]:
+    if docker is None:
+        return set()
+    found = await docker.containers.list(all=True, filters={"label": [LABEL_PRODUCT]})
+    return {container.id for container in found}
+
+
+@asynccontextmanager
+async def _engine(running: Running) -> AsyncGenerator[Docker | None]:
+    if running.target.column == "no containers":
+        yield None
+    else:
+        async with Docker(docker_host()) as docker:
+            yield docker
+
+
+async def _until_gone(
+    record: Record, marked: list[Marked], docker: Docker | None, ours: set[str], began: float
+) -> None:
+    pids = [pid for each in marked for pid in each.pids]
+    try:
+        while alive(pids):
+            if time.perf_counter() > began + BOUND:
+                record.notes.append(f"processes are left {BOUND:g} s after the end of their sessions")
+                break
+            await trio.sleep(LOOK_EVERY)
+        record.distribution("processes").add(time.perf_counter() - began)
+        if docker is None:
+            return
+        while ours & await _containers(docker):
+            if time.perf_counter() > began + BOUND:
+                record.notes.append(f"containers are left {BOUND:g} s after the end of their sessions")
+                break
+            await trio.sleep(LOOK_EVERY)
+        record.distribution("containers").add(time.perf_counter() - began)
+    finally:
+        for each in marked:
+            each.kill()
+
+
+def one_by_one(how: str) -> Run:
+    """Return the scenario in which sessions end by `exit` or by their client's leaving."""
+
+    async def run(running: Running, size: Size, record: Record) -> None:
+        async with _engine(running) as docker:
+            for _ in range(size.repeats):
+                marked = Marked()
+                async with connect(running.access) as client:
+                    await read_until(client, PROMPT)
+                    await marked.start(client)
+                    ours = _session_containers(await _containers(docker), marked)
+                    began = time.perf_counter()
+                    if how == "exit":
+                        # Some servers wait for all who have the terminal open, so the end is not waited for.
+                        async with trio.open_nursery() as nursery:
+                            nursery.start_soon(_read_on, client)
+                            await client.type(b"exit\r")
+                            await _until_gone(record, [marked], docker, ours, began)
+                            nursery.cancel_scope.cancel()
+                        continue
+                    await client.leave()
+                await _until_gone(record, [marked], docker, ours, began)
+
+    return run
+
+
+async def _read_on(client: Client) -> None:
+    while await client.read():
+        pass
+
+
+def _session_containers(candidates: set[str], marked: Marked) -> set[str]:
+    """Of these containers return those in which a marked process runs; the pool's are others."""
+    found: set[str] = set()
+    for pid in marked.pids:
+        with suppress(OSError):
+            groups = Path(f"/proc/{pid}/cgroup").read_text()
+            found |= {each for each in candidates if each in groups}
+    return found
+
+
+def killed(number: signal.Signals) -> Run:
+    """Return the scenario in which the server is sent that signal."""
+
+    async def run(running: Running, size: Size, record: Record) -> None:
+        assert running.main is not None
+        async with _engine(running) as docker, trio.open_nursery() as nursery:
+            everybody = [Marked() for _ in range(size.together)]
+
+            async def one(marked: Marked, *, task_status: trio.TaskStatus[None]) -> None:
+                async with connect(running.access) as client:
+                    await read_until(client, PROMPT)
+                    await marked.start(client)
+                    if everybody.index(marked) % 2:
+                        await client.type(STUBBORN)
+                    task_status.started()
+                    while await client.read():
+                        pass
+
+            for marked in everybody:
+                await nursery.start(one, marked)
+            there = await _containers(docker)
+            ours = set[str]().union(*(_session_containers(there, marked) for marked in everybody))
+            began = time.perf_counter()
+            os.kill(running.main, number)
+            await _until_gone(record, everybody, docker, ours, began)
+            nursery.cancel_scope.cancel()
+
+    return run
+
+
+SCENARIOS = (
+    Scenario(
+        "cleanup-exit",
+        "How long after `exit` is nothing left of the session?",
+        "A background process ignores hang-ups; its death and, where there is one, the container's removal "
+        "are watched from outside, every 10 ms.",
+        one_by_one("exit"),
+        process=True,
+        floor=False,
+    ),
+    Scenario(
+        "cleanup-leave",
+        "How long after its client has left?",
+        "As `cleanup-exit`; the client says that it leaves, or cuts the connection where the protocol has "
+        "no word for it.",
+        one_by_one("leave"),
+        process=True,
+        floor=False,
+    ),
+    *(
+        Scenario(
+            f"cleanup-{number.name.lower()}",
+            f"How long after the server got {number.name} is nothing left of its sessions?",
+            "Half of the sessions ignore hang-ups and flood.",
+            killed(number),
+            fresh=True,
+            process=True,
+            floor=False,
+        )
+        for number in (signal.SIGTERM, signal.SIGKILL)
+    ),
+)

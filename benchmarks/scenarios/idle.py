@@ -1,0 +1,107 @@
+"""What sessions cost that do nothing, and whether anything stays behind when they go."""
+
+import time
+from contextlib import AsyncExitStack
+
+import trio
+
+from benchmarks.background import background
+from benchmarks.machine import usage
+from benchmarks.measuring import Record, arrivals
+from benchmarks.scenarios.scenario import Scenario, Size
+from benchmarks.scenarios.start import open_and_leave
+from benchmarks.targets import Running
+
+SETTLE = 0.5  # seconds before memory is looked at
+STEPS = 4  # at which memory is looked at on the way
+
+
+async def idle(running: Running, size: Size, record: Record) -> None:
+    """See `SCENARIOS`."""
+    await open_and_leave(running, None)
+    await trio.sleep(SETTLE)
+    before = usage(running.pids())
+    record.figure("memory.0", before.memory / 1e6, "MB")
+    began, opened, during = time.perf_counter(), 0, before
+    async with AsyncExitStack() as stack:
+        for step in range(1, STEPS + 1):
+            more = size.sessions * step // STEPS - opened
+            await stack.enter_async_context(background(running.access, "idle", more, record))
+            opened += more
+            record.figure("all-started", time.perf_counter() - began, "s")
+            await trio.sleep(SETTLE)
+            during = usage(running.pids())
+            record.figure(f"memory.{opened}", during.memory / 1e6, "MB")
+        began = time.perf_counter()
+        await trio.sleep(size.seconds)
+        after = usage(running.pids())
+        seconds = time.perf_counter() - began
+    record.figure("memory-per-session", (during.memory - before.memory) / 1000 / opened, "KB")
+    record.figure("cpu", (after.cpu - during.cpu) / seconds * 100, "% of a core")
+    record.figure("cpu-per-start", (during.cpu - before.cpu) / opened * 1000, "ms")
+
+
+async def churn(running: Running, size: Size, record: Record) -> None:
+    """See `SCENARIOS`."""
+    await open_and_leave(running, None)
+    count = max(2, round(size.seconds * size.rate))
+    times = record.distribution()
+    failed = 0
+
+    async def one() -> None:
+        nonlocal failed
+        try:
+            with trio.fail_after(20):
+                await open_and_leave(running, times)
+        except Exception:
+            failed += 1
+
+    async def rounds(number: int) -> None:
+        async with trio.open_nursery() as nursery:
+            async for _ in arrivals(number, 1 / size.rate, record.lateness):
+                nursery.start_soon(one)
+
+    with record.watching_the_client():
+        await rounds(count)  # what is allocated once is allocated now
+        await trio.sleep(SETTLE)
+        first = usage(running.pids())
+        await rounds(count)
+        await trio.sleep(SETTLE)
+        last = usage(running.pids())
+    record.figure("failed", failed, "")
+    record.figure("sessions", 2 * count, "", "higher")
+    if running.pids():
+        record.figure("growth", (last.memory - first.memory) / 1000 / count, "KB per session")
+        record.figure("descriptors", last.descriptors - first.descriptors, "")
+
+
+SCENARIOS = (
+    Scenario(
+        "idle",
+        "What does an idle session cost the server: memory, CPU?",
+        "Sessions are opened by another process and left alone; the server's resident memory before and "
+        "after, its CPU meanwhile. Programs of the sessions do not count.",
+        idle,
+        fresh=True,
+        shell=False,
+        process=True,
+        floor=False,
+    ),
+    Scenario(
+        "churn",
+        "How do starts fare while sessions come and go, and does anything stay behind (memory, descriptors)?",
+        "Sessions arrive open-loop at `rate`, each leaves at its prompt. Growth is that of the second half.",
+        churn,
+        fresh=True,
+        shell=False,
+    ),
+    Scenario(
+        "soak",
+        "The same, for as long as one likes: does it leak?",
+        "As `churn`; give it many `--seconds`.",
+        churn,
+        fresh=True,
+        shell=False,
+        deadline=24 * 3600.0,
+    ),
+)
