@@ -56,17 +56,20 @@ class DockerContainers:
 
         return await all_or_nothing(create, lambda container: container.delete(force=True, v=True))
 
-    async def create_or_replace(self, name: str, config: JSON) -> DockerContainer:
+    async def create_or_replace(
+        self, name: str, config: JSON, *, timeout: Timeout = SENTINEL
+    ) -> DockerContainer:
         """Return the container `name` if it is as `config` says, else one newly created in its place.
 
         "As it says" is: the engine shows the same for everything in `config`. A newer image of the same name
-        is no difference; a `NetworkingConfig`, which cannot be compared, always is one.
+        is no difference; a `NetworkingConfig`, which cannot be compared, always is one. `timeout` is for each of
+        the steps.
 
         Raises:
             DockerError: the engine cannot say whether it exists, or cannot stop, delete or create it.
         """
         try:
-            container = await self.get(name)
+            container = await self.get(name, timeout=timeout)
         except DockerError as error:
             if error.status != 404:
                 raise
@@ -74,9 +77,9 @@ class DockerContainers:
             if _shows(container, config):
                 return container
             if container["State"]["Running"]:
-                await container.stop()
-            await container.delete()
-        return await self.create(config, name=name)
+                await container.stop(timeout=timeout)
+            await container.delete(timeout=timeout)
+        return await self.create(config, name=name, timeout=timeout)
 
     async def run(
         self,

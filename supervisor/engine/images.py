@@ -41,10 +41,10 @@ class DockerImages(ImageTransfers):
         """Return what the engine knows of an image."""
         return cast("JSON", await self._api.json("GET", f"images/{image_path(name)}/json", timeout=timeout))
 
-    async def get(self, name: str) -> JSON:
+    async def get(self, name: str, *, timeout: Timeout = SENTINEL) -> JSON:
         """Do as `inspect`. Deprecated, as in aiodocker."""
         warnings.warn("images.get is deprecated, use images.inspect", DeprecationWarning, stacklevel=2)
-        return await self.inspect(name)
+        return await self.inspect(name, timeout=timeout)
 
     async def history(self, name: str, *, timeout: Timeout = SENTINEL) -> Layers:
         """Return an image's layers, the last one first."""

@@ -10,8 +10,8 @@ from supervisor.engine.reply import Reply
 from supervisor.engine.stream import MULTIPLEXED, Demultiplexer
 
 if TYPE_CHECKING:
-    from supervisor.engine.container import DockerContainer
     from supervisor.engine.docker import Docker
+    from supervisor.engine.output import ContainerOutput
 
 
 @final
@@ -39,8 +39,9 @@ class LogStream:
             return
         reply = await self._request()
         try:
-            if reply.headers.get("content-type") == MULTIPLEXED or not await self._plain():
-                self._frames = Demultiplexer()
+            with reply.deadline():
+                if reply.headers.get("content-type") == MULTIPLEXED or not await self._plain():
+                    self._frames = Demultiplexer()
         except BaseException:
             await reply.aclose()
             raise
@@ -105,7 +106,7 @@ class LogStream:
 class DockerLog:
     """A container's log as something to follow: `async with container.logs.subscribe() as log`."""
 
-    def __init__(self, docker: "Docker", container: "DockerContainer") -> None:
+    def __init__(self, docker: "Docker", container: "ContainerOutput") -> None:
         self.docker = docker
         self.container = container
 

@@ -67,6 +67,10 @@ class Reply:
     ) -> None:
         await self.aclose()
 
+    def deadline(self) -> deadline_in:
+        """Bound what is done meanwhile to the time that this call has left."""
+        return deadline_in(self._seconds, self._what, self._deadline)
+
     async def receive(self) -> bytes:
         """Return the next piece of the body, b"" at its end.
 
@@ -74,7 +78,7 @@ class Reply:
             DockerConnectionError: it broke off.
             DockerTimeoutError: the call's deadline passed.
         """
-        with deadline_in(self._seconds, self._what, self._deadline):
+        with self.deadline():
             return await self._piece()
 
     async def read(self, limit: int = MAX_REPLY) -> bytes:
@@ -83,7 +87,7 @@ class Reply:
         Raises:
             DockerError: it is longer than `limit` bytes; or as `receive`.
         """
-        with deadline_in(self._seconds, self._what, self._deadline):
+        with self.deadline():
             return await self.read_now(limit)
 
     async def read_now(self, limit: int = MAX_REPLY) -> bytes:

@@ -24,6 +24,7 @@ import trio
 
 from supervisor.engine.api import Api
 from supervisor.engine.connection import RECEIVE_BYTES, Connection
+from supervisor.engine.reply import deadline_in
 from supervisor.engine.types import Timeout
 
 _HEADER = struct.Struct(">BxxxL")
@@ -179,10 +180,11 @@ class Stream(trio.abc.HalfCloseableStream):
             return self._connection.stream
         async with self._opening:
             if self._connection is None:
-                opening = await self._setup()
-                connection, head = await self._api.upgrade(
-                    opening.path, params=opening.params, body=opening.body, timeout=self._timeout
-                )
+                with deadline_in(self._api.seconds(self._timeout), "opening a stream"):
+                    opening = await self._setup()
+                    connection, head = await self._api.upgrade(
+                        opening.path, params=opening.params, body=opening.body, timeout=self._timeout
+                    )
                 self._connection = connection
                 early = connection.trailing()
                 if head.get(b"content-type") == MULTIPLEXED.encode() or opening.tty is False:

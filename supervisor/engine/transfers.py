@@ -1,12 +1,11 @@
 """How images come and go: build, pull, push, import, export."""
 
-import io
 import json
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, final, overload
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from supervisor.engine.api import LONG_TIMEOUT
+from supervisor.engine.export import ImageExport
 from supervisor.engine.params import image_path, registry_auth
 from supervisor.engine.progress import JSONStream
 from supervisor.engine.reply import Reply
@@ -325,11 +324,11 @@ class ImageTransfers:
         }
         return self._progress("images/create", stream, timeout, params=params, headers=_TAR, content=data)
 
-    def export_image(self, name: str, timeout: Timeout = SENTINEL) -> "ImageExport":
+    def export_image(self, name: str, timeout: Timeout = SENTINEL) -> ImageExport:
         """Return an image with all its layers as a tar archive: `async with docker.images.export_image(name)
         as content`.
         """
-        return ImageExport(self.docker, name, timeout)
+        return ImageExport(self._api, name, timeout)
 
     def _progress(
         self,
@@ -354,64 +353,6 @@ class ImageTransfers:
 
         lines = JSONStream(request)
         return lines if stream else lines.collect()
-
-
-@final
-class ImageExport:
-    """An image as a tar archive, piece by piece. Enter it with `async with`; leaving gives the connection
-    back.
-    """
-
-    def __init__(self, docker: "Docker", name: str, timeout: Timeout) -> None:
-        self._api = docker.api
-        self._path = f"images/{image_path(name)}/get"
-        self._timeout = timeout
-        self._reply: Reply | None = None
-        self._rest = b""
-
-    async def __aenter__(self) -> Self:
-        self._reply = await self._api.open("GET", self._path, timeout=self._timeout, default=LONG_TIMEOUT)
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._reply is not None:
-            await self._reply.aclose()
-
-    async def read(self, n: int = -1) -> bytes:
-        """Return up to `n` bytes, all of the rest for -1, b"" at the end."""
-        if self._reply is None:
-            raise RuntimeError("enter the export first: async with docker.images.export_image(…) as content")
-        if n < 0:
-            rest = io.BytesIO()
-            while piece := await self.read(io.DEFAULT_BUFFER_SIZE):
-                rest.write(piece)
-            return rest.getvalue()
-        if not self._rest:
-            self._rest = await self._reply.receive()
-        piece, self._rest = self._rest[:n], self._rest[n:]
-        return piece
-
-    def iter_chunked(self, n: int) -> AsyncIterator[bytes]:
-        """Iterate over pieces of at most `n` bytes."""
-        return _Chunks(self, n)
-
-
-@final
-class _Chunks:
-    def __init__(self, export: ImageExport, size: int) -> None:
-        self._export = export
-        self._size = size
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        piece = await self._export.read(self._size)
-        if not piece:
-            raise StopAsyncIteration
-        return piece
 
 
 def _registry(name: str) -> str:

@@ -4,51 +4,29 @@ Deviations must be exactly those that docs/engine.md lists.
 """
 
 import asyncio
+import importlib
 import inspect
+import pkgutil
 import re
 from pathlib import Path
 from typing import Any
 
 import aiodocker
-import aiodocker.channel
-import aiodocker.containers
-import aiodocker.events
-import aiodocker.execs
-import aiodocker.images
-import aiodocker.logs
-import aiodocker.networks
-import aiodocker.stream
-import aiodocker.system
-import aiodocker.volumes
 import trio
 
 import supervisor.engine as ours
-from supervisor.engine import Docker
+from supervisor.engine import Docker, types
 
 DOCUMENT = Path(__file__).parents[2] / "docs/engine.md"
 
+MODULES = [
+    importlib.import_module(f"aiodocker.{module.name}") for module in pkgutil.iter_modules(aiodocker.__path__)
+]
 CLASSES: list[type] = [
-    aiodocker.Docker,
-    aiodocker.DockerError,
-    aiodocker.DockerContainerError,
-    aiodocker.DockerContextError,
-    aiodocker.DockerContextInvalidError,
-    aiodocker.DockerContextTLSError,
-    aiodocker.DockerStreamError,
-    aiodocker.containers.DockerContainers,
-    aiodocker.containers.DockerContainer,
-    aiodocker.execs.Exec,
-    aiodocker.stream.Stream,
-    aiodocker.stream.Message,
-    aiodocker.networks.DockerNetworks,
-    aiodocker.networks.DockerNetwork,
-    aiodocker.volumes.DockerVolumes,
-    aiodocker.volumes.DockerVolume,
-    aiodocker.system.DockerSystem,
-    aiodocker.images.DockerImages,
-    aiodocker.events.DockerEvents,
-    aiodocker.logs.DockerLog,
-    aiodocker.channel.ChannelSubscriber,
+    each
+    for module in MODULES
+    for name, each in vars(module).items()
+    if inspect.isclass(each) and each.__module__ == module.__name__ and not name.startswith("_")
 ]
 SPECIAL = {"__init__", "__getitem__", "__contains__", "__aenter__", "__aexit__", "__str__", "__repr__"}
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -72,9 +50,16 @@ def key_of(parameter: inspect.Parameter) -> str:
 
 
 def compare_parameters(name: str, theirs: Any, mine: Any) -> list[str]:
-    """Names of the parameters of `theirs` that `mine` has not, or has otherwise."""
+    """Names of the parameters of `theirs` that `mine` has not, or has otherwise; and of those that only mine
+    has and needs.
+    """
     have = {key_of(each): each for each in parameters(mine)}
-    differences = []
+    known = {key_of(each) for each in parameters(theirs)}
+    differences = [
+        f"{name}({key})"
+        for key, each in have.items()
+        if key not in known and each.default is each.empty and each.kind is not each.VAR_KEYWORD
+    ]
     for position, wanted in enumerate(parameters(theirs)):
         found = have.get(key_of(wanted))
         same = found is not None and found.kind == wanted.kind and same_default(found.default, wanted.default)
@@ -103,7 +88,7 @@ def differences() -> set[str]:
     """Everything in which our surface is less than theirs, or another."""
     found = [name for name in aiodocker.__all__ if name not in ours.__all__]
     for cls in CLASSES:
-        mine = getattr(ours, cls.__name__, None)
+        mine = getattr(ours, cls.__name__, getattr(types, cls.__name__, None))
         if mine is None:
             found.append(cls.__name__)
             continue
