@@ -62,8 +62,8 @@ class DockerContainers:
         """Return the container `name` if it is as `config` says, else one newly created in its place.
 
         "As it says" is: the engine shows the same for everything in `config`. A newer image of the same name
-        is no difference; a `NetworkingConfig`, which cannot be compared, always is one. `timeout` is for each of
-        the steps.
+        is no difference; a `NetworkingConfig`, which cannot be compared, always is one. `timeout` is for each
+        step.
 
         Raises:
             DockerError: the engine cannot say whether it exists, or cannot stop, delete or create it.
