@@ -17,6 +17,7 @@ from supervisor import __version__
 from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError
 from supervisor.measures import SecurityStatus
+from supervisor.observability.audit import configure_audit
 from supervisor.observability.log import configure_logging
 from supervisor.provision.report import Report
 from supervisor.provision.setup import prepared, setup, teardown
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = _settings(options)
         configure_logging(settings.log_format, settings.log_level)
+        configure_audit(settings.audit_log)
         status: int = options.run(settings, options) or 0
     except (ConfigurationError, BaseExceptionGroup) as error:
         problems = list(_leaves(cast("BaseException", error)))

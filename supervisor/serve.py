@@ -19,8 +19,9 @@ from supervisor.gateway.pages import Pages
 from supervisor.gateway.server import Gateway
 from supervisor.observability.log import get_logger
 from supervisor.protocol.closing import EndReason
-from supervisor.sandbox.providers import open_provider
+from supervisor.sandbox.providers import handing, open_provider
 from supervisor.sandbox.terminal import SandboxProvider
+from supervisor.session.record import Records
 from supervisor.session.registry import SessionRegistry
 from supervisor.settings import Settings
 
@@ -57,6 +58,18 @@ class Supervisor:
             await self.gateway.drain(EndReason.SHUTDOWN)
 
 
+def session_records(provider: SandboxProvider) -> Records:
+    """Return the records of the sessions of `provider`, in its instance's own directory if it has one."""
+    facts = {
+        "provider": provider.name,
+        "hardening_verified": provider.security.initialized,
+        "hardening_without": list(provider.security.without),
+    }
+    if inner := handing(provider):
+        return Records(inner.estate.directory, lambda: inner.estate.shared, facts)
+    return Records(facts=facts)
+
+
 @asynccontextmanager
 async def running(
     settings: Settings, provider: SandboxProvider, pages: Pages | None = None
@@ -68,6 +81,8 @@ async def running(
     pages = pages or Pages()
     async with trio.open_nursery() as sessions:
         registry = SessionRegistry(settings, provider, sessions)
+        records = session_records(provider)
+        registry.watchers.append(records)
         tokens = OneTimeTokens(settings.access_token)
         gateway = Gateway(House(settings, provider, registry, tokens), pages)
         async with trio.open_nursery() as connections:

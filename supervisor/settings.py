@@ -603,6 +603,13 @@ class Settings:
         "Time between two searches for left-over containers.",
         _between(1, 1e5),
     )
+    audit_log: str = _setting(
+        "SECURITY_AUDIT_LOG",
+        "true",
+        _text,
+        "Where audit events go: true, into the log; a path, into that file; false, nowhere.",
+        _matches(r"true|false|/.+", "true, false or an absolute path"),
+    )
     admin_listen: str = _setting(
         "ADMIN_LISTEN",
         "auto",

@@ -18,10 +18,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from supervisor.admin.collector import exposition
 from supervisor.admin.view import View
 from supervisor.engine import DockerError
-from supervisor.observability.log import get_logger
+from supervisor.observability.audit import audit, audit_limited
 from supervisor.session.attachment import Ended, Output
-
-log = get_logger(__name__)
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -61,7 +59,7 @@ class AdminApp:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         path = scope["path"]
         if path not in {"/health", "/ready"} and not self._may(scope):
-            log.warning("admin request without the token", path=path)
+            audit_limited("operator's token missing or wrong", "warning", "", trio.current_time(), path=path)
             answer = _problem(HTTPStatus.UNAUTHORIZED, "This needs ADMIN_TOKEN as a bearer token.")
             answer = attrs.evolve(answer, headers=((b"www-authenticate", b"Bearer"),))
         else:
@@ -123,14 +121,14 @@ class AdminApp:
     def _end(self, digest: str) -> Answer:
         if not self._view.end(digest):
             return _problem(HTTPStatus.NOT_FOUND, "There is no such session.")
-        log.warning("session ended by the operator", session=digest)
+        audit("session ended by the operator", "warning", session=digest)
         return _json({"ended": digest}, HTTPStatus.ACCEPTED)
 
     def _watch(self, digest: str) -> Answer:
         session = self._view.find(digest)
         if session is None:
             return _problem(HTTPStatus.NOT_FOUND, "There is no such session.")
-        log.warning("session watched by the operator", session=digest)
+        audit("session watched by the operator", "warning", session=digest)
 
         async def output() -> AsyncGenerator[bytes]:
             attachment = session.attach(

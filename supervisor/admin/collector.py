@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -12,6 +13,7 @@ from supervisor.admin.view import View
 from supervisor.observability.log import dropped_lines
 from supervisor.observability.metrics import PREFIX, REGISTRY
 from supervisor.session.state import SessionState
+from supervisor.session.visitor import Standing
 
 
 def exposition(view: View) -> bytes:
@@ -66,10 +68,13 @@ class LiveNumbers:
     def _sessions(self) -> Iterator[Metric]:
         registry = self._view.registry
         sessions = [session.statistics() for session in registry]
-        states = Counter(each.state for each in sessions)
-        family = GaugeMetricFamily(f"{PREFIX}sessions", "Sessions, by state.", labels=["state"])
-        for state in SessionState:
-            family.add_metric([state.name.lower()], states[state])
+        counts = Counter((each.visitor.standing, each.state) for each in registry)
+        family = GaugeMetricFamily(
+            f"{PREFIX}sessions", "Sessions, by kind of visitor and by state.", labels=["kind", "state"]
+        )
+        for kind in get_args(Standing):
+            for state in SessionState:
+                family.add_metric([kind, state.name.lower()], counts[kind, state])
         yield family
         yield _plain("sessions_limit", "Sessions at most.", self._view.settings.max_sessions)
         family = GaugeMetricFamily(f"{PREFIX}viewers", "Viewers of sessions, by role.", labels=["role"])

@@ -1,6 +1,5 @@
 """What the operator's side may look at and do: one value, made where the supervisor is put together."""
 
-import hashlib
 import time
 from collections.abc import Iterator
 
@@ -9,19 +8,12 @@ import attrs
 from supervisor.gateway.server import Gateway
 from supervisor.protocol.closing import EndReason
 from supervisor.reaping.reconciler import Reconciler
-from supervisor.sandbox.docker import DockerProvider, Sandbox
+from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.pool import WarmPool
 from supervisor.sandbox.terminal import SandboxProvider
 from supervisor.session.registry import SessionRegistry
 from supervisor.session.session import Session
 from supervisor.settings import Settings
-
-
-def session_digest(session_id: str) -> str:
-    """Return what operators call a session: 64 bits of its id's SHA-256. The id itself is half of what a
-    resume takes, so it is shown nowhere.
-    """
-    return hashlib.sha256(session_id.encode()).hexdigest()[:16]
 
 
 @attrs.frozen
@@ -54,13 +46,9 @@ class View:
         """What looks for left-over containers, where sessions run in containers."""
         return self.docker.reconciler if self.docker else None
 
-    def sandbox_of(self, session: Session) -> Sandbox | None:
-        """Return the container of a session that has one now."""
-        return self.docker.occupied.get(session.id) if self.docker else None
-
     def find(self, digest: str) -> Session | None:
-        """Return the live session with that digest (`session_digest`)."""
-        return next((each for each in self.registry if session_digest(each.id) == digest), None)
+        """Return the live session that operators call `digest`."""
+        return next((each for each in self.registry if each.label == digest), None)
 
     def end(self, digest: str) -> bool:
         """End a session on behalf of the operator; return whether there is one."""
@@ -73,10 +61,9 @@ class View:
         """Return what is to be told about each session."""
         for session in self.registry:
             numbers = session.statistics()
-            sandbox = self.sandbox_of(session)
             yield {
-                "id": session_digest(session.id),
-                "label": session.label,
+                "id": session.label,
+                "kind": session.visitor.standing,
                 "state": numbers.state.name.lower(),
                 "age_seconds": round(numbers.age, 3),
                 "idle_seconds": round(numbers.idle, 3),
@@ -85,7 +72,7 @@ class View:
                 "input_bytes": numbers.input_bytes,
                 "output_bytes": numbers.output_bytes,
                 "scrollback_bytes": session.scrollback.end - session.scrollback.start,
-                "container": sandbox.name if sandbox else None,
+                "container": session.facts.container or None,
             }
 
     def statistics(self) -> dict[str, object]:

@@ -11,6 +11,7 @@ ids too: log the short form), this server's cookies, and `name=value` where the 
 under careful code, not a replacement for it.
 """
 
+import hashlib
 import itertools
 import math
 import re
@@ -41,6 +42,7 @@ _SECRET_KEYS: Final = frozenset(
     }
 )
 _TYPED_KEYS: Final = frozenset({"data", "input", "keys", "output", "scrollback"})
+_MAX_SESSION: Final = 16  # characters of a session's digest; ids are twice as long
 _SESSION_KEYS: Final = frozenset({"session", "sessionid"})
 
 _SECRET: Final = re.compile(
@@ -64,6 +66,13 @@ _SECRET: Final = re.compile(
 _INVISIBLE: Final = re.compile(
     "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202f\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
+
+
+def session_digest(session_id: str) -> str:
+    """Return what logs and operators call a session: 64 bits of its id's SHA-256. The id itself is half of
+    what a resume takes, so it is shown nowhere.
+    """
+    return hashlib.sha256(session_id.encode()).hexdigest()[:16]
 
 
 def safe_value(key: str, value: object) -> Json:
@@ -99,7 +108,7 @@ def _safe(key: str, value: object, depth: int) -> Json:
     if isinstance(value, str):
         if key in _TYPED_KEYS:
             return f"<{len(value)} characters>"
-        if key in _SESSION_KEYS and len(value) > 8:
+        if key in _SESSION_KEYS and len(value) > _MAX_SESSION:
             return safe_text(value[:8]) + "…"
         return safe_text(value)
     if isinstance(value, BaseException):

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
+from supervisor.reaping.records import settle_records
+
 PREFIX: Final = "instance-"
 """Begins the name of such a directory; what else is in its parent is none of this module's business."""
 
@@ -66,14 +68,19 @@ def _make_and_lock(directory: Path) -> int | None:
 
 def remove_dead_directories(parent: Path) -> list[Path]:
     """Remove the directories in `parent` that nobody holds any more, and return them."""
-    removed: list[Path] = []
-    for directory in parent.glob(f"{PREFIX}*"):
-        with suppress(FileNotFoundError, NotADirectoryError, BlockingIOError):  # no more, none, or held
-            lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(directory, ignore_errors=True)
-                removed.append(directory)
-            finally:
-                os.close(lock)
-    return removed
+    return [directory for directory in parent.glob(f"{PREFIX}*") if remove_dead_directory(directory)]
+
+
+def remove_dead_directory(directory: Path) -> bool:
+    """Tell the ends of the sessions that `directory` has records of, and remove it; return whether that could
+    be done: not if somebody holds it, or it is no more."""
+    with suppress(FileNotFoundError, NotADirectoryError, BlockingIOError):
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            settle_records(directory)
+            shutil.rmtree(directory, ignore_errors=True)
+            return True
+        finally:
+            os.close(lock)
+    return False

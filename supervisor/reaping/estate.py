@@ -53,10 +53,12 @@ class Estate:
             "guard": [send(each) for each in self.guard.descriptors()] if self.guard else None,
         }
 
-    def new_guard(self, docker_host: str) -> Guard:
+    def new_guard(self, docker_host: str, audit_log: str) -> Guard:
         """Return the guard, not started where it is not running yet."""
         inherited, self.guard_inherited = self.guard_inherited, None
-        self.guard = Guard(docker_host, self.identity.instance, self.directory, inherited=inherited)
+        self.guard = Guard(
+            docker_host, self.identity.instance, self.directory, inherited=inherited, audit_log=audit_log
+        )
         return self.guard
 
 

@@ -38,7 +38,8 @@ class Guard:
     Args:
         docker_host: address of the engine.
         instance: whose containers to remove.
-        directory: to remove with them.
+        directory: to remove with them, once the ends of the sessions that it has records of are told.
+        audit_log: where to: see `configure_audit`.
         inherited: the pipe of a guard that watches already, and a pidfd of its process; owned from now on.
 
     Attributes:
@@ -55,8 +56,9 @@ class Guard:
         directory: Path | None = None,
         *,
         inherited: tuple[int, int] | None = None,
+        audit_log: str = "true",
     ) -> None:
-        self._arguments = [docker_host, instance, *([str(directory)] if directory else [])]
+        self._arguments = [docker_host, instance, audit_log, *([str(directory)] if directory else [])]
         self._pipe: int | None = None
         self._process: int | None = None
         if inherited is not None:
@@ -143,19 +145,23 @@ async def keep_guard(guard: Guard, *, task_status: "trio.TaskStatus[int | None]"
 
 def main() -> None:
     """Wait for the end of the pipe on standard input, then remove. Arguments: the engine's address, the
-    instance, and the instance's directory, if it has one."""
+    instance, where audit events go, and the instance's directory, if it has one."""
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    docker_host, instance, *directories = sys.argv[1:]
+    docker_host, instance, audit_log, *directories = sys.argv[1:]
     farewell = os.read(0, 1) == FAREWELL
     if not farewell:
-        import shutil
-
         import trio
 
+        from supervisor.observability.audit import configure_audit
+        from supervisor.observability.log import configure_logging
+        from supervisor.reaping.directories import remove_dead_directory
+
+        configure_logging("json", "info")
+        configure_audit(audit_log)
         trio.run(_remove_all, docker_host, instance)
         for directory in directories:
-            shutil.rmtree(directory, ignore_errors=True)
+            remove_dead_directory(Path(directory))
 
 
 async def _remove_all(docker_host: str, instance: str) -> None:

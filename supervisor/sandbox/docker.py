@@ -77,6 +77,7 @@ class Sandbox:
         self._judged.confirm()
         async with claimed(self._gate, request) as terminal:
             self._occupied[request.session_id] = self
+            request.facts.container = self.name
             try:
                 yield terminal
             finally:

@@ -130,7 +130,7 @@ async def open_docker_provider(
     with _own_estate(estate) as own, ExitStack() as stack:
         async with docker, trio.open_nursery() as nursery:
             try:
-                guard = own.new_guard(docker.docker_host)
+                guard = own.new_guard(docker.docker_host, settings.audit_log)
                 stack.enter_context(_watched(guard, pending, own))
                 await nursery.start(keep_guard, guard)
                 engine = await read_engine(docker, settings)

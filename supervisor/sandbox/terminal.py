@@ -29,6 +29,19 @@ class ExitStatus:
         return f"exit status {self.code}" if self.signal is None else f"signal {self.signal}"
 
 
+@attrs.define
+class SandboxFacts:
+    """What a provider tells, while a lease lasts, of the sandbox that it gave.
+
+    Attributes:
+        container: its name; empty where there is none.
+        peak_memory: most bytes that it used, as far as is known.
+    """
+
+    container: str = ""
+    peak_memory: int | None = None
+
+
 @attrs.frozen
 class LeaseRequest:
     """What a session wants to run.
@@ -41,6 +54,7 @@ class LeaseRequest:
         cols, rows: size of the window before the command's first instruction.
         lifetime: seconds after which the sandbox ends itself, whatever has become of the supervisor.
         hangup_grace: seconds between a hang-up and the end of whoever ignores it.
+        facts: filled in by the provider; the asker keeps it.
     """
 
     session_id: str
@@ -50,6 +64,7 @@ class LeaseRequest:
     rows: int = 24
     lifetime: float = 2100.0
     hangup_grace: float = 2.0
+    facts: SandboxFacts = attrs.field(factory=SandboxFacts, eq=False, repr=False)
 
 
 class Terminal(Protocol):

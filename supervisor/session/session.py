@@ -20,9 +20,10 @@ import trio
 from supervisor.errors import SandboxError, SessionRefusedError
 from supervisor.observability import metrics
 from supervisor.observability.log import get_logger
+from supervisor.observability.redaction import session_digest
 from supervisor.protocol.closing import EndReason, reason_for
 from supervisor.protocol.v1 import Role, TimeoutKind
-from supervisor.sandbox.terminal import ExitStatus, LeaseRequest, SandboxProvider, Terminal
+from supervisor.sandbox.terminal import ExitStatus, LeaseRequest, SandboxFacts, SandboxProvider, Terminal
 from supervisor.session.attachment import (
     Attachment,
     Attendance,
@@ -130,8 +131,13 @@ class Session:
 
     @property
     def label(self) -> str:
-        """What logs call it; too short to be of use as an id."""
-        return self.id[:6]
+        """What logs and operators call it; of no use as an id."""
+        return session_digest(self.id)
+
+    @property
+    def facts(self) -> SandboxFacts:
+        """What is known of its sandbox."""
+        return self._request.facts
 
     def statistics(self) -> SessionStatistics:
         """Return a snapshot of what it is doing."""
@@ -163,7 +169,6 @@ class Session:
                 async with provider.lease(self._request) as terminal:
                     self.terminal = terminal
                     self._advance(SessionState.READY)
-                    metrics.sessions_started.inc()
                     self.was_ready = True
                     task_status.started()
                     await self._serve(terminal)
@@ -182,18 +187,7 @@ class Session:
             self.state = SessionState.CLOSED
             self._set_ended(Ended(EndReason.ENDED))
             self._pumps_stopped.set()
-            metrics.sessions_ended.labels(self.ended.reason.value if self.ended else "").inc()
-            metrics.session_seconds.observe(trio.current_time() - self._born)
             self._request = attrs.evolve(self._request, environment={})  # it holds credentials
-            log.info(
-                "session ended",
-                session=self.label,
-                reason=self.ended.reason.value if self.ended else None,
-                status=str(self.ended.status) if self.ended and self.ended.status else None,
-                seconds=round(trio.current_time() - self._born, 3),
-                output_bytes=self.scrollback.end,
-                input_bytes=self.input_bytes,
-            )
 
     def end(self, reason: EndReason) -> None:
         """End the session now; the first reason given is the one that counts."""

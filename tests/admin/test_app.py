@@ -4,7 +4,6 @@ import trio.testing
 from prometheus_client.parser import text_string_to_metric_families
 
 from admin.stage import stage
-from supervisor.admin.view import session_digest
 from supervisor.protocol.closing import EndReason
 
 TOKEN = "operators-token-of-no-value"
@@ -18,7 +17,7 @@ async def test_an_idle_supervisor() -> None:
         stats = await s.json("/stats")
         assert (stats["provider"], stats["sessions"]["open"]) == ("memory", 0)
         numbers = await s.metrics()
-        assert numbers['sessions{state="ready"}'] == 0
+        assert numbers['sessions{kind="local",state="ready"}'] == 0
         assert numbers["connections"] == 0
 
 
@@ -40,10 +39,10 @@ async def test_a_session_is_seen_from_its_start_to_its_end() -> None:
         await terminal.print(b"x" * 1000)
         await trio.testing.wait_all_tasks_blocked()
         (told,) = (await s.json("/sessions"))["sessions"]
-        assert told["id"] == session_digest(session.id)
+        assert told["id"] == session.label
         assert (told["state"], told["output_bytes"], told["container"]) == ("ready", 1000, None)
         during = await s.metrics()
-        assert during['sessions{state="ready"}'] == 1
+        assert during['sessions{kind="local",state="ready"}'] == 1
         assert during["output_bytes_total"] == 1000
         terminal.exit(0)
         while len(s.supervisor.registry):
@@ -72,13 +71,13 @@ async def test_the_echo_is_measured_once_per_key() -> None:
 async def test_the_operator_ends_a_session() -> None:
     async with stage() as s:
         session, _ = await s.session()
-        answer = await s.operator.delete(f"/sessions/{session_digest(session.id)}")
+        answer = await s.operator.delete(f"/sessions/{session.label}")
         assert answer.status_code == 202
         while len(s.supervisor.registry):
             await trio.lowlevel.checkpoint()
         assert session.ended is not None
         assert session.ended.reason is EndReason.ENDED
-        assert (await s.operator.delete(f"/sessions/{session_digest(session.id)}")).status_code == 404
+        assert (await s.operator.delete(f"/sessions/{session.label}")).status_code == 404
 
 
 async def test_the_session_id_is_shown_nowhere() -> None:
@@ -102,7 +101,7 @@ async def test_the_operator_watches_and_types_nothing() -> None:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(end)
-            answer = await s.operator.get(f"/sessions/{session_digest(session.id)}/output")
+            answer = await s.operator.get(f"/sessions/{session.label}/output")
         assert answer.content == b"before after"
         assert terminal.typed == b""
 

@@ -41,7 +41,7 @@ async def test_sessions_are_printed(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert "ready" in capsys.readouterr().out
         await print_sessions(settings, as_json=True)
         printed = capsys.readouterr().out
-        assert f'"label": "{session.label}"' in printed
+        assert f'"id": "{session.label}"' in printed
 
 
 async def test_nobody_there(tmp_path: Path) -> None:

@@ -1,0 +1,40 @@
+"""Ends of sessions whose supervisor could not tell them any more.
+
+See `supervisor.session.record`: a file in a dead supervisor's directory is a session without an end. Who
+clears the directory away tells it first; the directory's lock sees to it that only one does.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any, Final, cast
+
+from supervisor.observability.audit import audit
+
+RECORDS: Final = "records"
+"""Name of the directory of records in a supervisor's own."""
+LOST: Final = "supervisor_lost"
+"""Reason of an end that nobody was there to see."""
+
+
+def settle_records(directory: Path) -> int:
+    """Tell the end of each session that `directory`, of a dead supervisor, has a record of; remove the
+    records and return how many there were. What was last known of a session is at most as old as the interval
+    of the resource monitor.
+    """
+    count = 0
+    for path in sorted((directory / RECORDS).glob("*")):
+        seen = path.stat().st_mtime
+        try:
+            record = cast("dict[str, Any]", json.loads(path.read_text()))
+            fields = {str(name): value for name, value in record.items()}
+        except (ValueError, AttributeError):
+            fields = {"session": path.name, "problem": "its record cannot be read"}
+        moments = {
+            name: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))
+            for name, when in (("seen", seen), ("ended", time.time()))
+        }
+        audit("session ended", "warning", **{**fields, **moments, "reason": LOST, "status": None})
+        path.unlink()
+        count += 1
+    return count

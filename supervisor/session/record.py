@@ -1,0 +1,113 @@
+"""What a session was: one audit event at its start and one at its end, whoever is there to write the latter.
+
+While a session lives, a small file in its supervisor's own directory says what is known of it so far. Who
+ends a session in order tells its end and removes the file. When the supervisor is killed, whoever clears its
+directory away (guard, reconciler, the next start) tells the end of every session whose file is still there
+(`supervisor.reaping.records`).
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, final
+
+from supervisor.observability import metrics
+from supervisor.observability.audit import audit
+from supervisor.observability.log import get_logger
+from supervisor.reaping.records import RECORDS
+from supervisor.session.session import Session
+
+log = get_logger(__name__)
+
+SIZE: Final = 1024
+"""Bytes of a record's file, padded: it is overwritten in place by one call, so a killed process leaves either
+the old text or the new one."""
+
+
+@final
+class Records:
+    """The records of one supervisor's sessions: a `SessionWatcher`.
+
+    Args:
+        directory: of this supervisor alone; None keeps no files, so that the sessions of a killed supervisor
+            have no end.
+        shared: whether another process, which goes on with the sessions, has the directory, too.
+        facts: the same for all its sessions, `provider` for instance.
+    """
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        shared: Callable[[], bool] = lambda: False,
+        facts: Mapping[str, object] | None = None,
+    ) -> None:
+        self._directory = directory / RECORDS if directory else None
+        self._shared = shared
+        self._facts = dict(facts or {})
+
+    def session_added(self, session: Session) -> None:
+        """See `SessionWatcher`."""
+
+    def session_started(self, session: Session) -> None:
+        """Tell that a session has a terminal now."""
+        metrics.sessions_started.inc()
+        record = self._record(session)
+        shown = {name: record[name] for name in ("session", "started", "kind", "container")}
+        audit("session started", "info", **shown, **self._facts)
+        self._write(session, record)
+
+    def session_removed(self, session: Session) -> None:
+        """Tell how a session ended, unless another process goes on with it."""
+        if not session.was_ready or self._shared():
+            return
+        record = self._record(session)
+        reason = session.ended.reason.value if session.ended else ""
+        status = str(session.ended.status) if session.ended and session.ended.status else None
+        metrics.sessions_ended.labels(reason).inc()
+        metrics.session_seconds.observe(record["seconds"])
+        audit("session ended", "info", **record, ended=_moment(time.time()), reason=reason, status=status)
+        if self._directory is not None:
+            with suppress(OSError):  # gone, or it never was
+                (self._directory / session.label).unlink()
+
+    def note(self, session: Session) -> None:
+        """Write down how a session stands, should nobody be left to tell its end."""
+        if session.was_ready and not self._shared():
+            self._write(session, self._record(session))
+
+    def _record(self, session: Session) -> dict[str, Any]:
+        numbers = session.statistics()
+        return {
+            "session": session.label,
+            "started": _moment(time.time() - numbers.age),
+            **self._facts,
+            "kind": session.visitor.standing,
+            "container": session.facts.container or None,
+            "seconds": round(numbers.age, 3),
+            "output_bytes": numbers.output_bytes,
+            "input_bytes": numbers.input_bytes,
+            "peak_memory": session.facts.peak_memory,
+        }
+
+    def _write(self, session: Session, record: dict[str, Any]) -> None:
+        if self._directory is None:
+            return
+        text = json.dumps(record, separators=(",", ":")).encode().ljust(SIZE)
+        try:
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+            descriptor = os.open(
+                self._directory / session.label, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600
+            )
+            try:
+                os.pwrite(descriptor, text, 0)
+            finally:
+                os.close(descriptor)
+        except OSError as error:  # the session is worth more than its record
+            log.warning("a session's record could not be written", session=session.label, problem=str(error))
+
+
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds % 1 * 1000):03}Z"

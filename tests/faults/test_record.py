@@ -1,0 +1,49 @@
+"""A killed supervisor's sessions have an end in the audit log: told by its guard, or by the next start."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from faults.supervised import supervised
+from faults.visitor import PROMPT, visit
+
+pytestmark = pytest.mark.engine
+
+
+def events(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("teller", ["guard", "next start"])
+async def test_each_session_has_one_end(
+    docker_host: str, workbench_image: str, tmp_path: Path, teller: str
+) -> None:
+    log = tmp_path / "audit.log"
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    with trio.fail_after(120):
+        async with (
+            supervised(docker_host, tmp_path / "one", SECURITY_AUDIT_LOG=str(log)) as one,
+            visit(one.url) as visitor,
+        ):
+            await visitor.read_until(PROMPT)
+            if teller == "next start":
+                for guard in one.guards():
+                    os.kill(guard, signal.SIGKILL)
+            one.kill()
+        if teller == "next start":
+            assert [each["event"] for each in events(log)] == ["session started"]
+            async with supervised(docker_host, tmp_path / "two", SECURITY_AUDIT_LOG=str(log)):
+                pass
+        while len(events(log)) < 2:
+            await trio.sleep(0.05)
+    started, ended = events(log)
+    assert (ended["event"], ended["reason"]) == ("session ended", "supervisor_lost")
+    assert ended["session"] == started["session"]
+    assert ended["container"].startswith("ts-")
+    assert ended["hardening_verified"] is True
