@@ -210,6 +210,32 @@ class Settings:
         "Key of the config signatures (also SIGNING_SECRET).",
         secret=True,
     )
+    further_secrets: tuple[str, ...] = _setting(
+        "FURTHER_SIGNING_SECRETS",
+        (),
+        _list,
+        "Further keys whose signatures are accepted, comma separated: the old ones, while a key is replaced.",
+        secret=True,
+    )
+    jwt_mode: Literal["permissive", "strict"] = _setting(
+        "JWT_VALIDATION_MODE",
+        "permissive",
+        _text,
+        "strict: access tokens must be JSON Web Tokens that expire; permissive: those that are may not have.",
+        _one_of("permissive", "strict"),
+    )
+    jwt_keys: Path | None = _setting(
+        "JWT_KEYS_FILE",
+        None,
+        _path,
+        "Keys that access tokens must be signed with: a JWKS file or public keys in PEM.",
+    )
+    jwt_audience: str = _setting(
+        "JWT_AUDIENCE", "", _text, "Audience (aud) that access tokens must name, where there are keys."
+    )
+    jwt_issuer: str = _setting(
+        "JWT_ISSUER", "", _text, "Issuer (iss) that access tokens must name, where there are keys."
+    )
     signed_config_max_age: float = _setting(
         "SIGNED_CONFIG_MAX_AGE_MS",
         24 * 3600.0,
@@ -692,6 +718,12 @@ class Settings:
             problems.append("TRUSTED_PROXY_ENABLED=true: TRUSTED_PROXY_IPS must name the proxies")
         if self.proxy_protocol and not self.trusted_proxy:
             problems.append("PROXY_PROTOCOL=true: needs TRUSTED_PROXY_ENABLED and TRUSTED_PROXY_IPS")
+        if any(len(secret) < 16 for secret in self.further_secrets):
+            problems.append("FURTHER_SIGNING_SECRETS: each must have at least 16 characters")
+        if self.further_secrets and not self.signing_secret:
+            problems.append("FURTHER_SIGNING_SECRETS: needs TERMINAL_SERVER_SIGNING_SECRET beside it")
+        if (self.jwt_audience or self.jwt_issuer) and not self.jwt_keys:
+            problems.append("JWT_AUDIENCE and JWT_ISSUER: need JWT_KEYS_FILE")
         if self.access_token and len(self.access_token) < 16:
             problems.append("LOCAL_ACCESS_TOKEN: must have at least 16 characters")
         if self.admin_token and len(self.admin_token) < 16:

@@ -11,6 +11,7 @@ from weakref import WeakSet
 import attrs
 import trio
 
+from supervisor.admission.access_token import AccessTokens
 from supervisor.admission.address import Client
 from supervisor.admission.capacity import Capacity
 from supervisor.admission.credentials import (
@@ -87,6 +88,7 @@ class House:
         self.door = Door(settings)
         self.capacity = Capacity(settings, registry)
         self.tokens = tokens
+        self._access_tokens = AccessTokens(settings)
         self._digest_key = secrets.token_bytes(32)
         self._waits: WeakSet[trio.CancelScope] = WeakSet()
 
@@ -147,6 +149,9 @@ class House:
         credentials = self._credentials(
             presented, has_token or self.tokens.is_reusable(presented.token or "")
         )
+        if credentials.access_token is not None:
+            verified = self._access_tokens.check(credentials.access_token, time.time())
+            credentials = attrs.evolve(credentials, token_verified=verified)
         environment = filter_client_environment(presented.environment, self.settings.environment_allow)
         return Identity(
             owner=credentials.digest(self._digest_key),
@@ -162,7 +167,7 @@ class House:
             return verify_signed_config(
                 presented.config,
                 presented.signature,
-                [settings.signing_secret],
+                [settings.signing_secret, *settings.further_secrets],
                 settings.signed_config_max_age,
                 now_ms,
             )

@@ -24,7 +24,7 @@ from supervisor.gateway.ably import AblySpeaker
 from supervisor.gateway.house import House
 from supervisor.gateway.http import HeadReader, HttpError, Request, response, upgrade_response
 from supervisor.gateway.pages import Pages
-from supervisor.gateway.stream import linger, send_steadily
+from supervisor.gateway.stream import linger, send_steadily, tell_in_passing
 from supervisor.gateway.tls import Tls
 from supervisor.gateway.v1 import V1Speaker
 from supervisor.gateway.viewer import Speaker, converse
@@ -40,9 +40,7 @@ BACKLOG = 512
 GONE = (ConnectionLostError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
 BUSY = Refusal("flood", 10.0)
 TURN_AWAY_TIMEOUT = 2.0  # seconds to say so, a TLS handshake included
-MAX_TURNED_AWAY = (
-    64  # connections that are being told so; such are not counted, and more are closed without a word
-)
+MAX_TURNED_AWAY = 16  # connections that are told so with patience; more are told in passing, if they can be
 
 
 class Gateway:
@@ -206,9 +204,11 @@ class Gateway:
 
     async def _turn_away(self, stream: trio.abc.Stream, refusal: Refusal) -> None:
         """Refuse without having read anything."""
-        if self._turned_away >= MAX_TURNED_AWAY:
-            return
         metrics.http_refusals.labels(str(_too_many(refusal).status.value)).inc()
+        if self._turned_away >= MAX_TURNED_AWAY:
+            if isinstance(stream, trio.SocketStream):
+                tell_in_passing(stream, refusal_response(refusal))
+            return
         self._turned_away += 1
         try:
             with trio.move_on_after(TURN_AWAY_TIMEOUT):

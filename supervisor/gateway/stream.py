@@ -2,6 +2,9 @@
 arrive.
 """
 
+import os
+from contextlib import suppress
+
 import trio
 
 PIECE = 64 * 1024  # bytes whose taking counts as progress
@@ -38,3 +41,12 @@ async def linger(stream: trio.abc.Stream) -> None:
                 pass
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         return
+
+
+def tell_in_passing(stream: trio.SocketStream, data: bytes) -> None:
+    """Send `data` if that costs no waiting, and take what has come, so that closing does not reset the
+    connection and lose the words again.
+    """
+    with suppress(OSError):
+        os.write(stream.socket.fileno(), data)
+        os.read(stream.socket.fileno(), READ_SIZE)
