@@ -121,6 +121,15 @@ class House:
         )
 
     @property
+    def ready(self) -> bool:
+        """Whether a session could be started now, as far as is known."""
+        return (
+            self.closing is None
+            and len(self.registry) < self.settings.max_sessions
+            and self.provider.unavailable is None
+        )
+
+    @property
     def needs_token(self) -> bool:
         """Whether clients must show a token: without a signing secret nothing else tells friend from foe."""
         return not self.settings.signing_secret

@@ -1,7 +1,7 @@
 """The port: accept, read a head, and send each visitor where they belong.
 
-One port serves the page, `/health` and the WebSocket. Every connection is a task of its own whose errors end
-that connection and nothing else. Nobody gets past the head without a Host header of ours, which is what
+One port serves the page, `/health`, `/ready` and the WebSocket. Every connection is a task of its own whose
+errors end that connection and nothing else. Nobody gets past the head without a Host header of ours, which is what
 defeats DNS rebinding.
 """
 
@@ -307,11 +307,11 @@ class Gateway:
             )
         head_only = request.method == "HEAD"
         keep_alive = request.keep_alive
-        if request.path == "/health":
-            body = json.dumps({"status": "ok"}).encode() + b"\n"
-            return response(
-                HTTPStatus.OK, body, "application/json", keep_alive=keep_alive, head_only=head_only
-            )
+        if request.path in {"/health", "/ready"}:
+            well = request.path == "/health" or self.house.ready
+            status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
+            body = json.dumps({"status": "ok" if well else "unavailable"}).encode() + b"\n"
+            return response(status, body, "application/json", keep_alive=keep_alive, head_only=head_only)
         host = self._checked_host(request, address)
         if request.path == "/":
             return self._page(request, host, presence, keep_alive=keep_alive, head_only=head_only)

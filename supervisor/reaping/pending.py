@@ -94,10 +94,17 @@ class PendingRemovals:
 
     Args:
         container: makes the engine client's object for a name, without asking the engine.
+        patience: makes a scope that is cancelled as soon as the engine is known not to answer
+            (`EngineHealth.patience`): what is due then waits for `hurry`, and holds nobody up.
     """
 
-    def __init__(self, container: Callable[[str], Container]) -> None:
+    def __init__(
+        self,
+        container: Callable[[str], Container],
+        patience: Callable[[], trio.CancelScope] = trio.CancelScope,
+    ) -> None:
         self._container = container
+        self._patience = patience
         self._entries: dict[str, _Entry] = {}
         self._changed = trio.Event()
         self._settled = trio.Event()
@@ -172,7 +179,7 @@ class PendingRemovals:
         entry.busy = True
         gone = False
         try:
-            with trio.move_on_after(ATTEMPT_TIMEOUT):
+            with trio.move_on_after(ATTEMPT_TIMEOUT), self._patience():
                 gone = await self._attempt(entry)
         finally:
             entry.busy = False
@@ -202,14 +209,19 @@ class PendingRemovals:
                 with trio.CancelScope(deadline=wake):
                     await self._changed.wait()
 
+    def hurry(self) -> None:
+        """Have all that is due tried now: the engine is back."""
+        for entry in self._due():
+            entry.pause = FIRST_PAUSE
+            if not entry.busy:
+                entry.next_try = -math.inf
+        self._changed.set()
+
     async def drain(self, timeout: float) -> list[str]:
         """Wait until nothing is due, at most `timeout` seconds, and return the names that are left. Needs
         `run`.
         """
-        for entry in self._due():
-            if not entry.busy:
-                entry.next_try = -math.inf
-        self._changed.set()
+        self.hurry()
         with trio.move_on_after(timeout):
             while self._due():
                 await self._settled.wait()

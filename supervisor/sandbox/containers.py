@@ -21,6 +21,8 @@ from supervisor.engine import (
 )
 from supervisor.errors import HardeningError, SandboxError
 from supervisor.observability.log import get_logger
+from supervisor.reaping.engine_health import EngineHealth
+from supervisor.reaping.notices import EngineNotices
 from supervisor.reaping.pending import NOT_FOUND, PendingRemovals
 from supervisor.sandbox.identity import Identity
 from supervisor.sandbox.policy import Difference, HardeningPolicy, Mount
@@ -31,6 +33,8 @@ PROGRAMS: Final = "/usr/local/lib/terminal-supervisor"
 """Directory of our programs in a container: mounted there one by one, or part of the image."""
 CREATE_TIMEOUT: Final = 15.0
 """Seconds for the engine to answer a create call, which cannot be cancelled; 10 to 50 ms are usual."""
+VERIFY_TIMEOUT: Final = 10.0
+"""Seconds for the engine to say what a container is by now."""
 
 
 @attrs.frozen(kw_only=True)
@@ -46,6 +50,9 @@ class Site:
         sockets: private directory for lifeline sockets; None with `attach`.
         socket_uid: user id of the gate as this host sees it; None where the engine remaps users.
         start_timeout: seconds for a container to come up.
+        network_id: of the network that was verified at start, at the engine; empty without one.
+        health: of the engine.
+        notices: of what others do to containers.
     """
 
     docker: Docker
@@ -55,6 +62,9 @@ class Site:
     sockets: Path | None
     socket_uid: int | None
     start_timeout: float
+    network_id: str
+    health: EngineHealth
+    notices: EngineNotices
 
     @property
     def local(self) -> bool:
@@ -77,16 +87,18 @@ class HardenedContainer:
 
     Attributes:
         name: of the container.
+        site, policy: where and how it was made.
         engine: the engine client's object.
         inspected: what the engine says of it; empty before it is started.
     """
 
     def __init__(
-        self, policy: HardeningPolicy, pending: PendingRemovals, name: str, config: dict[str, Any]
+        self, site: Site, policy: HardeningPolicy, pending: PendingRemovals, name: str, config: dict[str, Any]
     ) -> None:
         self.name = name
+        self.site = site
         self.inspected: dict[str, Any] = {}
-        self._policy = policy
+        self.policy = policy
         self._pending = pending
         self._config = config
         self._warnings: list[str] = []
@@ -95,19 +107,21 @@ class HardenedContainer:
     def __repr__(self) -> str:
         return f"<HardenedContainer {self.name}>"
 
-    async def create(self, docker: Docker) -> None:
-        """Create it. Shielded, because whoever cannot wait for the answer does not know whether it exists."""
+    async def create(self) -> None:
+        """Create it. Shielded, because whoever cannot wait for the answer does not know whether it exists;
+        but not for longer than the engine answers at all."""
         await trio.lowlevel.checkpoint()
-        with trio.CancelScope(shield=True):
+        containers = self.site.docker.containers
+        with self.site.health.patience(shield=True) as patience:
             try:
-                self.engine = await docker.containers.create(
-                    self._config, name=self.name, timeout=CREATE_TIMEOUT
-                )
-            except (DockerConnectionError, DockerTimeoutError):
+                self.engine = await containers.create(self._config, name=self.name, timeout=CREATE_TIMEOUT)
+            except (DockerConnectionError, DockerTimeoutError, trio.Cancelled):
                 self._pending.mark_doubtful(self.name)
                 raise
             self._pending.mark_created(self.name)
             self._warnings = list(self.engine["Warnings"])
+        if patience.cancelled_caught:
+            raise SandboxError("the container engine does not answer")
 
     async def start(self) -> int:
         """Start it and return its pid, in the engine's process namespace, if it is what the policy asks for.
@@ -117,7 +131,7 @@ class HardenedContainer:
             SandboxError: it has ended already.
             DockerError: the engine refuses.
         """
-        if self._policy.auto_remove:
+        if self.policy.auto_remove:
             self._pending.mark_started(self.name)
         await self.engine.start(timeout=None)
         try:
@@ -126,13 +140,35 @@ class HardenedContainer:
             if error.status != NOT_FOUND:
                 raise
             raise SandboxError("the sandbox ended as soon as it was started") from error
-        require_policy(self._policy.compare(self._config, self.inspected, self._warnings))
+        self._require_policy()
         state = self.inspected["State"]
         if not state["Pid"]:
             raise SandboxError(
                 f"the sandbox ended as soon as it was started (exit status {state['ExitCode']})"
             )
         return int(state["Pid"])
+
+    async def verify_again(self) -> None:
+        """Ask the engine what it is by now, and see that it runs and still is what the policy asks for.
+
+        Raises:
+            SandboxError: it is not.
+            DockerError: the engine does not say.
+        """
+        self.inspected = await self.engine.show(timeout=VERIFY_TIMEOUT)
+        self._require_policy()
+        if self.inspected["State"]["Status"] != "running":
+            raise SandboxError(f"the container is {self.inspected['State']['Status']}")
+
+    def _require_policy(self) -> None:
+        """Compare with the policy, and the network with the one of that name that was verified."""
+        differences = self.policy.compare(self._config, self.inspected, self._warnings)
+        networks: dict[str, Any] = (self.inspected.get("NetworkSettings") or {}).get("Networks") or {}
+        if wanted := self.site.network_id:
+            seen = (networks.get(self.policy.network) or {}).get("NetworkID")
+            if seen != wanted:
+                differences.append(Difference("NetworkID", wanted, seen))
+        require_policy(differences)
 
 
 @final
@@ -177,10 +213,10 @@ class HardenedContainers:
         name = site.identity.new_name(role)
         labels = site.identity.labels(role, site.start_timeout + lifetime)
         config = self.policy.to_create_config(entrypoint, labels=labels, mounts=mounts, tty=tty)
-        container = HardenedContainer(self.policy, self.pending, name, config)
+        container = HardenedContainer(site, self.policy, self.pending, name, config)
         self.pending.register(name)
         try:
-            await container.create(site.docker)
+            await container.create()
             yield container
         finally:
             with trio.CancelScope(shield=True):  # `remove` has a deadline

@@ -26,7 +26,7 @@ from supervisor.observability.log import get_logger
 from supervisor.reaping.estate import Estate
 from supervisor.reaping.reconciler import Reconciler
 from supervisor.sandbox.attach import attach_gate
-from supervisor.sandbox.containers import PROGRAMS, HardenedContainers, program
+from supervisor.sandbox.containers import PROGRAMS, HardenedContainer, HardenedContainers, program
 from supervisor.sandbox.handing import AdoptedSandbox, HandedSandbox
 from supervisor.sandbox.inside import UNSEEN, Judged, judged
 from supervisor.sandbox.leaving import LONGEST_GRACE, Gate, SandboxTerminal, claimed
@@ -34,6 +34,7 @@ from supervisor.sandbox.lifeline import SOCKET_NAME, LifelineTerminal, open_life
 from supervisor.sandbox.policy import Mount
 from supervisor.sandbox.seen import only_child
 from supervisor.sandbox.terminal import LeaseRequest, Terminal
+from supervisor.sandbox.waiting import Fitness
 
 _log = get_logger("sandbox")
 
@@ -43,6 +44,8 @@ STARTS_AT_ONCE: Final = 4
 """Containers that are started at the same time. Engines serialise the larger part: more makes all slow."""
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds for a gate to connect once the engine has started it. It takes about a millisecond."""
+FAILURE_MEMORY: Final = 30.0
+"""Seconds for which a failed start counts as a reason to expect the next one to fail."""
 IDLE_TIME: Final = 60.0
 """Seconds that a gate waits for its claim, which a lease makes as soon as it is ready."""
 
@@ -63,6 +66,7 @@ class Sandbox:
     pid: int
     _gate: Gate | None
     _occupied: dict[str, "Sandbox"]
+    _fitness: Fitness | None
     _judged: Judged = UNSEEN
 
     @asynccontextmanager
@@ -70,10 +74,13 @@ class Sandbox:
         """Run `request`'s command. Only once. On leaving, it is hung up and given the request's grace to end.
 
         Raises:
-            SandboxError: the gate does not take it, or the request is beyond what it can take.
+            SandboxError: the gate does not take it, the request is beyond what it can take, or the container
+                is not any more what it was when it began to wait.
             HardeningError: the process that is to run it is not any more what it was when it was judged.
         """
         assert self._gate is not None, "claimed in another process"
+        assert self._fitness is not None
+        self._fitness.require()
         self._judged.confirm()
         async with claimed(self._gate, request) as terminal:
             self._occupied[request.session_id] = self
@@ -89,9 +96,14 @@ class Sandbox:
         return self._judged.verified
 
     async def wait_lost(self) -> None:
-        """Wait until this sandbox cannot be claimed any more. Cancel it before a claim."""
+        """Wait until this sandbox cannot be claimed any more: its gate has gone, or somebody has done
+        something to its container or its network. Cancel it before a claim."""
         assert self._gate is not None, "claimed in another process"
-        await self._gate.wait_lost()
+        assert self._fitness is not None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._fitness.wait_lost, nursery.cancel_scope)
+            await self._gate.wait_lost()
+            nursery.cancel_scope.cancel()
 
 
 @attrs.frozen
@@ -130,6 +142,7 @@ class DockerProvider:
         self._starting = trio.CapacityLimiter(STARTS_AT_ONCE)
         self.occupied: dict[str, Sandbox] = {}
         self.reconciler: Reconciler | None = None
+        self._failed_at = -math.inf
 
     def __repr__(self) -> str:
         return f"<DockerProvider {self._starting.borrowed_tokens} starting {self.containers.pending!r}>"
@@ -143,6 +156,15 @@ class DockerProvider:
     def isolated(self) -> bool:
         """See `SandboxProvider`."""
         return True
+
+    @property
+    def unavailable(self) -> str | None:
+        """See `SandboxProvider`."""
+        if problem := self.containers.site.health.problem:
+            return problem
+        if trio.current_time() < self._failed_at + FAILURE_MEMORY:
+            return "the last sandbox could not be started"
+        return None
 
     @asynccontextmanager
     async def lease(self, request: LeaseRequest) -> AsyncGenerator[Terminal]:
@@ -191,7 +213,10 @@ class DockerProvider:
         plan = _Plan(role, math.ceil(idle), idle + lifetime + LONGEST_GRACE)
         start = self._start_on_lifeline if site.transport == "lifeline" else self._start_attached
         async with AsyncExitStack() as stack:
+            await site.health.confirm()
             async with self._starting:
+                if site.health.problem:
+                    raise SandboxError(f"no sandbox is started now: {site.health.problem}")
                 with self._within(trio.current_time() + site.start_timeout):
                     sandbox = await start(stack, plan)
             yield sandbox
@@ -212,7 +237,7 @@ class DockerProvider:
             pid = await made.start()
             lifeline = await stack.enter_async_context(await listener.accept(pid, CONNECT_TIMEOUT))
         found = judged(self.containers.policy, *await lifeline.receive_report())
-        return Sandbox(made.name, made.engine, pid, lifeline, self.occupied, found)
+        return self._sandbox(made, pid, lifeline, found)
 
     async def _start_attached(self, stack: AsyncExitStack, plan: _Plan) -> Sandbox:
         site = self.containers.site
@@ -232,7 +257,10 @@ class DockerProvider:
         found = judged(
             self.containers.policy, await gate.receive_report(), only_child(pid) if site.local else None
         )
-        return Sandbox(made.name, made.engine, pid, gate, self.occupied, found)
+        return self._sandbox(made, pid, gate, found)
+
+    def _sandbox(self, made: HardenedContainer, pid: int, gate: Gate, found: Judged) -> Sandbox:
+        return Sandbox(made.name, made.engine, pid, gate, self.occupied, Fitness(made, pid), found)
 
     def _gate(self, plan: _Plan) -> list[str]:
         return [program("gate"), "--idle", str(plan.idle), *self.containers.policy.gate_arguments]
@@ -255,7 +283,7 @@ class DockerProvider:
     @asynccontextmanager
     async def _adopted(self, session_id: str, handed: HandedSandbox) -> AsyncGenerator[None]:
         async with self.containers.adopt(handed.name) as container:
-            self.occupied[session_id] = Sandbox(handed.name, container, handed.pid, None, self.occupied)
+            self.occupied[session_id] = Sandbox(handed.name, container, handed.pid, None, self.occupied, None)
             try:
                 yield
             finally:
@@ -273,12 +301,21 @@ class DockerProvider:
     @contextmanager
     def _within(self, deadline: float) -> Generator[None]:
         """Turn lateness and the engine's refusals into errors that anybody may see."""
+        site = self.containers.site
         try:
-            with trio.fail_at(deadline):
+            with trio.fail_at(deadline), site.health.patience() as patience:
                 yield
+            if patience.cancelled_caught:
+                raise SandboxError("the container engine does not answer")
         except trio.TooSlowError:
-            timeout = self.containers.site.start_timeout
-            raise SandboxError(f"no sandbox came up within {timeout:g} s") from None
+            self._failed_at = trio.current_time()
+            raise SandboxError(f"no sandbox came up within {site.start_timeout:g} s") from None
         except DockerError as error:
+            self._failed_at = trio.current_time()
+            site.health.ask()
             _log.warning("the engine could not start a container", error=str(error))
             raise SandboxError("the container engine could not start a sandbox") from error
+        except SandboxError:
+            self._failed_at = trio.current_time()
+            raise
+        self._failed_at = -math.inf

@@ -16,6 +16,7 @@ import trio
 
 from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError
+from supervisor.reaping.engine_health import NEED_TIMEOUT, Need
 from supervisor.sandbox.identity import Identity
 from supervisor.settings import Settings
 
@@ -83,6 +84,22 @@ async def read_image(docker: Docker, settings: Settings, identity: Identity) -> 
     config: dict[str, Any] = inspected.get("Config") or {}
     passwd = await _read_passwd(docker, inspected["Id"], identity)
     return facts_of(name, inspected["Id"], config, passwd, settings)
+
+
+def image_need(docker: Docker, image: ImageFacts) -> Need:
+    """Return what looks whether the engine still has `image`. Another one under its name is no trouble: that
+    one is used from the next start on."""
+
+    async def look() -> str | None:
+        try:
+            await docker.images.inspect(image.id, timeout=NEED_TIMEOUT)
+        except DockerError as error:
+            if error.status != NOT_FOUND:
+                raise
+            return f"the image {image.name} ({image.id[:19]}) is gone"
+        return None
+
+    return look
 
 
 def facts_of(

@@ -93,6 +93,11 @@ class LocalProvider:
         return False
 
     @property
+    def unavailable(self) -> str | None:
+        """See `SandboxProvider`."""
+        return None
+
+    @property
     def security(self) -> SecurityStatus:
         """See `SandboxProvider`."""
         return NO_SECURITY

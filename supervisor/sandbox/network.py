@@ -17,7 +17,8 @@ import trio
 from supervisor import __version__
 from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError
-from supervisor.reaping.pending import CONFLICT
+from supervisor.reaping.engine_health import NEED_TIMEOUT, Need
+from supervisor.reaping.pending import CONFLICT, NOT_FOUND
 from supervisor.sandbox.identity import LABEL_PRODUCT, LABEL_VERSION
 from supervisor.sandbox.lifeline import runtime_directory
 from supervisor.settings import Settings
@@ -82,6 +83,24 @@ async def ensure_network(docker: Docker, settings: Settings) -> NetworkFacts:
             + f"\nRemove it (docker network rm {name}) to have it made anew, or choose another name"
         )
     return NetworkFacts(name, str(shown["Id"]))
+
+
+def network_need(docker: Docker, network: NetworkFacts) -> Need:
+    """Return what looks whether `network` is still there, and as it was verified. One that was made anew
+    under its name is another one: nothing has proved yet that it isolates."""
+
+    async def look() -> str | None:
+        if not network.id:
+            return None
+        try:
+            await docker.networks.get(network.id, timeout=NEED_TIMEOUT)
+        except DockerError as error:
+            if error.status != NOT_FOUND:
+                raise
+            return f"the network {network.name} ({network.id[:12]}) is gone; one is made at the next start"
+        return None
+
+    return look
 
 
 async def _of_name(docker: Docker, name: str) -> list[JSON]:

@@ -125,6 +125,11 @@ class WarmPool:
         """Return what it holds and has done."""
         return PoolStatistics(self._size, len(self._waiting), self._warm, self._cold, self._replaced)
 
+    @property
+    def unavailable(self) -> str | None:
+        """See `SandboxProvider`: what waits can be had while the engine is away."""
+        return None if self._waiting else self.provider.unavailable
+
     async def run(self) -> None:
         """Keep the pool full until cancelled, one start at a time: warm starts must not delay cold ones.
 

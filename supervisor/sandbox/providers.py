@@ -18,18 +18,20 @@ from supervisor.measures import Measure, SecurityStatus, parse_opt_outs
 from supervisor.observability.log import get_logger
 from supervisor.observability.metrics import engine_called
 from supervisor.provision.compiler import docker_directory
+from supervisor.reaping.engine_health import EngineHealth
 from supervisor.reaping.estate import Estate, new_estate
 from supervisor.reaping.guard import Guard, keep_guard
+from supervisor.reaping.notices import EngineNotices
 from supervisor.reaping.pending import PendingRemovals
 from supervisor.reaping.reconciler import Reconciler
 from supervisor.sandbox.containers import HardenedContainers, Site
 from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.handing import HandingProvider
-from supervisor.sandbox.image import ImageFacts, read_image
+from supervisor.sandbox.image import ImageFacts, image_need, read_image
 from supervisor.sandbox.isolation import prove_isolation
 from supervisor.sandbox.lifeline import runtime_directory
 from supervisor.sandbox.local import LocalProvider, open_local_provider
-from supervisor.sandbox.network import NO_NETWORK, ensure_network
+from supervisor.sandbox.network import NO_NETWORK, ensure_network, network_need
 from supervisor.sandbox.policy import HardeningPolicy
 from supervisor.sandbox.pool import WarmPool
 from supervisor.sandbox.seccomp import load_profile
@@ -124,7 +126,9 @@ async def open_docker_provider(
     except (ValueError, DockerError) as error:
         raise ConfigurationError(f"DOCKER_HOST={settings.docker_host}: {error}") from error
     docker.api.on_call = engine_called
-    pending = PendingRemovals(docker.containers.container)
+    health = EngineHealth(docker)
+    pending = PendingRemovals(docker.containers.container, health.patience)
+    health.on_return.append(pending.hurry)
     failure: ConfigurationError | None = None
     # All of this before the first container: others would take that for left over, and it needs its guard.
     with _own_estate(estate) as own, ExitStack() as stack:
@@ -135,13 +139,15 @@ async def open_docker_provider(
                 await nursery.start(keep_guard, guard)
                 engine = await read_engine(docker, settings)
                 missing = missing_measures(engine, settings)
-                provider = await _verified(docker, own, settings, nursery, pending, engine, missing)
+                nursery.start_soon(health.run)
+                provider = await _verified(docker, own, settings, nursery, pending, health, engine, missing)
                 if verify:
                     await _prove(provider, settings, missing)
             except ConfigurationError as error:  # kept out of the nursery, which would wrap it
                 failure = error
             else:
                 nursery.start_soon(pending.run)
+                nursery.start_soon(provider.containers.site.notices.run)
                 try:
                     yield provider
                 finally:
@@ -174,6 +180,7 @@ async def _verified(
     settings: Settings,
     nursery: trio.Nursery,
     pending: PendingRemovals,
+    health: EngineHealth,
     engine: EngineFacts,
     missing: Mapping[Measure, str],
 ) -> DockerProvider:
@@ -196,10 +203,11 @@ async def _verified(
     except (ConfigurationError, DockerError) as error:
         problems.append(str(error))
     try:
-        await ensure_network(docker, settings)
+        network = await ensure_network(docker, settings)
     except (ConfigurationError, DockerError) as error:
         problems.append(str(error))
-    if problems or image is None or seccomp is None:
+        network = None
+    if problems or image is None or seccomp is None or network is None:
         raise ConfigurationError("provider docker cannot start:\n" + "\n".join(problems))
     site = Site(
         docker=docker,
@@ -209,7 +217,11 @@ async def _verified(
         sockets=estate.directory if settings.transport == "lifeline" else None,
         socket_uid=None if engine.remapped else image.uid,
         start_timeout=settings.start_timeout,
+        network_id=network.id,
+        health=health,
+        notices=EngineNotices(docker, health, estate.identity.instance),
     )
+    health.needs += [image_need(docker, image), network_need(docker, network)]
     policy = HardeningPolicy.from_settings(settings, image, seccomp, engine.runtime)
     policy = attrs.evolve(policy, auto_remove=engine.auto_remove)
     containers = HardenedContainers(site, policy, pending)

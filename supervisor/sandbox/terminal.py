@@ -127,6 +127,11 @@ class SandboxProvider(Protocol):
         """What hardening its sandboxes have."""
         ...
 
+    @property
+    def unavailable(self) -> str | None:
+        """Why no sandbox could be started now, for operators; None when nothing is known to be in the way."""
+        ...
+
     def lease(self, request: LeaseRequest) -> AbstractAsyncContextManager[Terminal]:
         """Start a sandbox, run the command, and take all of it away again on leaving, by any path.
 

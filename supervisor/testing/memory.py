@@ -114,6 +114,7 @@ class MemoryProvider:
         leased: how many are out now.
         start_delay: seconds that a start takes.
         failure: raised instead of a start, when set.
+        unavailable: see `SandboxProvider`.
     """
 
     name = "memory"
@@ -125,6 +126,7 @@ class MemoryProvider:
         self.leased = 0
         self.start_delay = 0.0
         self.failure: SandboxError | None = None
+        self.unavailable: str | None = None
 
     def lease(self, request: LeaseRequest) -> AbstractAsyncContextManager[Terminal]:  # noqa: D102
         return self._lease(request)

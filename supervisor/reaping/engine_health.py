@@ -1,0 +1,135 @@
+"""Whether the engine answers and has what sessions need, known before anybody has to wait for it.
+
+An engine that hangs takes connections and never answers, so every call would run into its own deadline, one
+visitor after another. One task asks it a cheap question every few seconds. As soon as it does not answer in
+time, whoever waits for it is let go, and whoever comes is refused at once; when it is back, what was put off
+is done.
+"""
+
+import math
+from collections.abc import Awaitable, Callable
+from typing import Final, final
+from weakref import WeakSet
+
+import trio
+
+from supervisor.engine import Docker, DockerConnectionError, DockerError, DockerTimeoutError
+from supervisor.observability.log import get_logger
+
+log = get_logger(__name__)
+
+INTERVAL: Final = 5.0
+"""Seconds between two questions to an engine that is well."""
+INTERVAL_IN_TROUBLE: Final = 0.5
+PROBE_TIMEOUT: Final = 3.0
+"""Seconds for the answer; a few milliseconds are usual, and whole seconds under a storm of starts."""
+NEED_TIMEOUT: Final = 10.0
+"""Seconds for each answer about something that sessions need, for which the engine may have to take locks."""
+FRESH: Final = 1.0
+"""Seconds that an answer is believed by whoever is about to start something."""
+
+Need = Callable[[], Awaitable[str | None]]
+"""Looks at something at the engine that every session needs; returns what is wrong with it."""
+
+
+@final
+class EngineHealth:
+    """What is known of the engine. `run` must be running for as long as anybody asks.
+
+    Attributes:
+        needs: looked at after each answer.
+        away: why the engine cannot be asked anything; None when it answers.
+        problem: why no container can be started now: that, or what a need lacks; None when all is well.
+        on_return: called when the engine answers again after it did not.
+    """
+
+    def __init__(self, docker: Docker) -> None:
+        self._docker = docker
+        self.needs: list[Need] = []
+        self.away: str | None = None
+        self.problem: str | None = None
+        self.on_return: list[Callable[[], None]] = []
+        self._answered_at = -math.inf
+        self._asked = trio.Event()
+        self._probed = trio.lowlevel.ParkingLot()
+        self._waits: WeakSet[trio.CancelScope] = WeakSet()
+
+    def __repr__(self) -> str:
+        return f"<EngineHealth {self.problem or 'well'}>"
+
+    async def run(self) -> None:
+        """Ask, for ever."""
+        while True:
+            self._asked = trio.Event()
+            await self._probe()
+            self._probed.unpark_all()
+            with trio.move_on_after(INTERVAL_IN_TROUBLE if self.away else INTERVAL):
+                await self._asked.wait()
+
+    def ask(self) -> None:
+        """Have the engine asked now: there is reason to doubt that all is well."""
+        self._asked.set()
+
+    async def confirm(self) -> str | None:
+        """Return `problem`, as of `FRESH` seconds ago at most. Takes `PROBE_TIMEOUT` at worst."""
+        await trio.lowlevel.checkpoint()
+        if self.away is None and trio.current_time() > self._answered_at + FRESH:
+            self.ask()
+            await self._probed.park()
+        return self.problem
+
+    def patience(self, *, shield: bool = False) -> trio.CancelScope:
+        """Return a scope for calls of the engine that is cancelled when it does not answer; it is cancelled
+        already when that is known."""
+        wait = trio.CancelScope(shield=shield)
+        if self.away is None:
+            self._waits.add(wait)
+        else:
+            wait.cancel()
+        return wait
+
+    async def _probe(self) -> None:
+        try:
+            await self._docker.version(timeout=PROBE_TIMEOUT)
+        except DockerError as error:
+            self._set_away(_explanation(error))
+            return
+        self._answered_at = trio.current_time()
+        if self.away is not None:
+            log.info("the engine answers again")
+            self.away = None
+            for act in self.on_return:
+                act()
+        problem = None
+        for need in self.needs:
+            try:
+                problem = problem or await need()
+            except DockerError as error:
+                self._set_away(_explanation(error))
+                return
+        self._set_problem(problem)
+
+    def _set_away(self, problem: str) -> None:
+        self.away = problem
+        self._set_problem(problem)
+        for wait in list(self._waits):
+            wait.cancel()
+        self._waits.clear()
+
+    def _set_problem(self, problem: str | None) -> None:
+        if problem != self.problem:
+            self.problem = problem
+            if problem:
+                log.warning("no session can be started", problem=problem)
+            else:
+                log.info("sessions can be started again")
+
+
+def _explanation(error: DockerError) -> str:
+    match error:
+        case DockerTimeoutError():
+            return "the engine does not answer in time"
+        case DockerConnectionError():
+            return f"the engine is away: {error.message}"
+        case _:
+            return f"the engine refuses to answer: {error}"
