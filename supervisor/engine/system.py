@@ -16,6 +16,10 @@ class DockerSystem:
         self.docker = docker
         self._api = docker.api
 
+    async def ping(self, *, timeout: Timeout = SENTINEL) -> None:
+        """Return when the engine has answered: its cheapest call, for which it looks at nothing."""
+        await self._api.done("GET", "_ping", timeout=timeout)
+
     async def info(self, *, timeout: Timeout = SENTINEL) -> JSON:
         """Return what `docker info` shows."""
         return cast("JSON", await self._api.json("GET", "info", timeout=timeout))

@@ -1,8 +1,8 @@
 """The port: accept, read a head, and send each visitor where they belong.
 
 One port serves the page, `/health`, `/ready` and the WebSocket. Every connection is a task of its own whose
-errors end that connection and nothing else. Nobody gets past the head without a Host header of ours, which is what
-defeats DNS rebinding.
+errors end that connection and nothing else. Nobody gets past the head without a Host header of ours, which is
+what defeats DNS rebinding.
 """
 
 import json

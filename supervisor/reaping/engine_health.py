@@ -7,9 +7,9 @@ is done.
 """
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import contextmanager
 from typing import Final, final
-from weakref import WeakSet
 
 import trio
 
@@ -20,6 +20,8 @@ log = get_logger(__name__)
 
 INTERVAL: Final = 5.0
 """Seconds between two questions to an engine that is well."""
+INTERVAL_WATCHED: Final = 1.0
+"""Likewise, while somebody waits for it."""
 INTERVAL_IN_TROUBLE: Final = 0.5
 PROBE_TIMEOUT: Final = 3.0
 """Seconds for the answer; a few milliseconds are usual, and whole seconds under a storm of starts."""
@@ -40,6 +42,7 @@ class EngineHealth:
         needs: looked at after each answer.
         away: why the engine cannot be asked anything; None when it answers.
         problem: why no container can be started now: that, or what a need lacks; None when all is well.
+        returned_at: when the engine last came back after it had been away.
         on_return: called when the engine answers again after it did not.
     """
 
@@ -48,11 +51,13 @@ class EngineHealth:
         self.needs: list[Need] = []
         self.away: str | None = None
         self.problem: str | None = None
+        self.returned_at = -math.inf
         self.on_return: list[Callable[[], None]] = []
         self._answered_at = -math.inf
-        self._asked = trio.Event()
+        self._asked = False
+        self._woken = trio.Event()
         self._probed = trio.lowlevel.ParkingLot()
-        self._waits: WeakSet[trio.CancelScope] = WeakSet()
+        self._waits: set[trio.CancelScope] = set()
 
     def __repr__(self) -> str:
         return f"<EngineHealth {self.problem or 'well'}>"
@@ -60,15 +65,25 @@ class EngineHealth:
     async def run(self) -> None:
         """Ask, for ever."""
         while True:
-            self._asked = trio.Event()
+            self._asked = False
             await self._probe()
+            probed_at = trio.current_time()
             self._probed.unpark_all()
-            with trio.move_on_after(INTERVAL_IN_TROUBLE if self.away else INTERVAL):
-                await self._asked.wait()
+            while not self._asked and trio.current_time() < probed_at + self._interval:
+                self._woken = trio.Event()
+                with trio.move_on_at(probed_at + self._interval):
+                    await self._woken.wait()
+
+    @property
+    def _interval(self) -> float:
+        if self.away:
+            return INTERVAL_IN_TROUBLE
+        return INTERVAL_WATCHED if self._waits else INTERVAL
 
     def ask(self) -> None:
         """Have the engine asked now: there is reason to doubt that all is well."""
-        self._asked.set()
+        self._asked = True
+        self._woken.set()
 
     async def confirm(self) -> str | None:
         """Return `problem`, as of `FRESH` seconds ago at most. Takes `PROBE_TIMEOUT` at worst."""
@@ -78,19 +93,23 @@ class EngineHealth:
             await self._probed.park()
         return self.problem
 
-    def patience(self, *, shield: bool = False) -> trio.CancelScope:
-        """Return a scope for calls of the engine that is cancelled when it does not answer; it is cancelled
+    @contextmanager
+    def patience(self, *, shield: bool = False) -> Generator[trio.CancelScope]:
+        """Run calls of the engine in a scope that is cancelled when it does not answer; it is cancelled
         already when that is known."""
-        wait = trio.CancelScope(shield=shield)
-        if self.away is None:
+        with trio.CancelScope(shield=shield) as wait:
+            if self.away is not None:
+                wait.cancel()
             self._waits.add(wait)
-        else:
-            wait.cancel()
-        return wait
+            self._woken.set()
+            try:
+                yield wait
+            finally:
+                self._waits.remove(wait)
 
     async def _probe(self) -> None:
         try:
-            await self._docker.version(timeout=PROBE_TIMEOUT)
+            await self._docker.system.ping(timeout=PROBE_TIMEOUT)
         except DockerError as error:
             self._set_away(_explanation(error))
             return
@@ -98,6 +117,7 @@ class EngineHealth:
         if self.away is not None:
             log.info("the engine answers again")
             self.away = None
+            self.returned_at = trio.current_time()
             for act in self.on_return:
                 act()
         problem = None
@@ -112,9 +132,8 @@ class EngineHealth:
     def _set_away(self, problem: str) -> None:
         self.away = problem
         self._set_problem(problem)
-        for wait in list(self._waits):
+        for wait in self._waits:
             wait.cancel()
-        self._waits.clear()
 
     def _set_problem(self, problem: str | None) -> None:
         if problem != self.problem:

@@ -5,7 +5,7 @@ it is thawed as soon as it is heard of. Events that are missed while the engine 
 look at everything afterwards.
 """
 
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 import trio
 
@@ -62,8 +62,9 @@ class EngineNotices:
                     self._tell()
                     await self._thaw_all()
                     async for event in events:
-                        actor: dict[str, Any] = event.get("Actor") or {}
-                        ours = (actor.get("Attributes") or {}).get(LABEL_INSTANCE) == self._instance
+                        actor = cast("dict[str, Any]", event.get("Actor") or {})
+                        attributes: dict[str, str] = actor.get("Attributes") or {}
+                        ours = attributes.get(LABEL_INSTANCE) == self._instance
                         match event.get("Type"), event.get("Action"):
                             case "container", "pause" if ours:
                                 self._tell()

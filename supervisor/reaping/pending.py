@@ -11,7 +11,7 @@ reconciler's business.
 
 import math
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Protocol
 
 import attrs
@@ -101,7 +101,7 @@ class PendingRemovals:
     def __init__(
         self,
         container: Callable[[str], Container],
-        patience: Callable[[], trio.CancelScope] = trio.CancelScope,
+        patience: Callable[[], AbstractContextManager[trio.CancelScope]] = trio.CancelScope,
     ) -> None:
         self._container = container
         self._patience = patience

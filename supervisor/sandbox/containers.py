@@ -163,9 +163,9 @@ class HardenedContainer:
     def _require_policy(self) -> None:
         """Compare with the policy, and the network with the one of that name that was verified."""
         differences = self.policy.compare(self._config, self.inspected, self._warnings)
-        networks: dict[str, Any] = (self.inspected.get("NetworkSettings") or {}).get("Networks") or {}
         if wanted := self.site.network_id:
-            seen = (networks.get(self.policy.network) or {}).get("NetworkID")
+            networks: dict[str, dict[str, Any]] = self.inspected["NetworkSettings"]["Networks"]
+            seen = networks[self.policy.network]["NetworkID"] if self.policy.network in networks else None
             if seen != wanted:
                 differences.append(Difference("NetworkID", wanted, seen))
         require_policy(differences)

@@ -160,9 +160,10 @@ class DockerProvider:
     @property
     def unavailable(self) -> str | None:
         """See `SandboxProvider`."""
-        if problem := self.containers.site.health.problem:
-            return problem
-        if trio.current_time() < self._failed_at + FAILURE_MEMORY:
+        health = self.containers.site.health
+        if health.problem:
+            return health.problem
+        if health.returned_at < self._failed_at and trio.current_time() < self._failed_at + FAILURE_MEMORY:
             return "the last sandbox could not be started"
         return None
 

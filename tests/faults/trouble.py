@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx
 import trio
 
 from faults.supervised import WORKBENCH, Supervised, supervised
@@ -29,7 +30,7 @@ from supervisor.provision.report import Report
 REPORT = Report(io.StringIO())
 NETWORK = "ably_cli_restricted"
 START_TIMEOUT = 5.0  # seconds that a sandbox gets to come up
-REFUSAL_LIMIT = 45.0  # seconds until a visitor is told that there is no sandbox, at the very worst
+REFUSAL_LIMIT = 12.0  # seconds until a visitor is told that there is no sandbox, at the very worst
 
 
 @asynccontextmanager
@@ -89,23 +90,23 @@ async def others_meddle(paths: EnginePaths, directory: Path) -> None:
         await bystander.echo("after-removal")
 
         async with prompt_in(one) as (visitor, container):
-            await docker.containers.container(container).pause()
-            await bystander.echo("while-paused")
             began = trio.current_time()
+            await docker.containers.container(container).pause()
+            await visitor.echo("thawed")
+            print(f"a paused container: thawed, and its session went on after {since(began):.1f} s")
             await leave(visitor)
-            print(
-                f"a paused container: left after {trio.current_time() - began:.1f} s, "
-                f"gone {await until_gone(one, container):.1f} s later"
-            )
         await bystander.echo("after-pause")
 
         await leave(bystander)
         while await one.containers():
             await trio.sleep(0.05)
         archive = directory / "image.tar"
+        assert await readiness(one) == (200, 200)
         await docker.images.delete(WORKBENCH, force=True)
+        await until_ready(one, False)
         print(f"without an image: refused after {await refused(one):.1f} s")
         await load_image(docker, archive)
+        await until_ready(one, True)
         async with prompt(one) as visitor:
             await leave(visitor)
         while await one.containers():
@@ -113,9 +114,27 @@ async def others_meddle(paths: EnginePaths, directory: Path) -> None:
 
         network = await docker.networks.get(NETWORK)
         await network.delete()
+        await until_ready(one, False)
         print(f"without a network: refused after {await refused(one):.1f} s")
         assert await one.containers() == set()
         await stop(one)
+
+
+def since(began: float) -> float:
+    return trio.current_time() - began
+
+
+async def readiness(one: Supervised) -> tuple[int, int]:
+    """The statuses of /health and /ready."""
+    base = one.url.replace("ws", "http", 1).removesuffix("ws")
+    async with httpx.AsyncClient(timeout=5) as client:
+        return tuple([(await client.get(base + path)).status_code for path in ("health", "ready")])  # type: ignore[return-value]
+
+
+async def until_ready(one: Supervised, ready: bool) -> None:
+    with trio.fail_after(10):
+        while await readiness(one) != (200, 200 if ready else 503):
+            await trio.sleep(0.05)
 
 
 async def stop(one: Supervised) -> None:
@@ -144,10 +163,15 @@ async def the_engine_hangs(paths: EnginePaths, directory: Path) -> None:
                 with trio.fail_after(REFUSAL_LIMIT):
                     seconds = await refused(one)
                 print(f"engine stopped: a new visitor was refused after {seconds:.1f} s")
+                assert await readiness(one) == (200, 503)
+                with trio.fail_after(1):
+                    seconds = await refused(one)
+                print(f"engine stopped: the next one was refused after {seconds:.2f} s")
                 await stays.echo("still-stopped")
             finally:
                 os.kill(pid, signal.SIGCONT)
             await stays.echo("after")
+            await until_ready(one, True)
             print(f"engine back: the left container was gone after {await until_gone(one, container):.1f} s")
         while len(await one.containers()) > 1:  # the refused visitor's may have been created after all
             await trio.sleep(0.05)
@@ -181,6 +205,7 @@ async def the_engine_is_killed(paths: EnginePaths, directory: Path) -> None:
             await warm.echo("from-the-pool")
             await leave(warm)
         print(f"engine away: a new visitor was refused after {await refused(one):.1f} s")
+        assert await readiness(one) == (200, 503)
         await stays.echo("still-away")
         await daemon.launch(paths)
         while not await answers(paths.url):
