@@ -46,6 +46,7 @@ class StandinProvider:
     name = "local"
     isolated = False
     security = NO_SECURITY
+    unavailable: str | None = None
 
     @asynccontextmanager
     async def lease(self, request: LeaseRequest) -> AsyncGenerator[StandinTerminal]:
