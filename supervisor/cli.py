@@ -26,7 +26,8 @@ from supervisor.sandbox.identity import this_process
 from supervisor.sandbox.providers import survey
 from supervisor.sandbox.security import opt_out_lines, table
 from supervisor.serve import serve
-from supervisor.settings import Settings, load_settings, read_env_file
+from supervisor.settings import Settings, read_env_file, written
+from supervisor.sources import Effective, load_effective
 
 EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
 
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--env-file", type=Path, default=Path(".env"), help="file of settings (default: .env)"
     )
+    parser.add_argument("--config", type=Path, help="TOML file of settings; the environment and .env win")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("serve", help="serve the page and its terminals until Ctrl-C")
@@ -123,18 +125,23 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_top)
     commands.add_parser("bench", help="measure this or another terminal server: see `bench --help`")
 
-    command = commands.add_parser("settings", help="print the effective settings, secrets masked")
+    command = commands.add_parser(
+        "settings", help="print the settings in effect and where each comes from, secrets masked"
+    )
     command.set_defaults(run=_print_settings)
     return parser
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    environment = read_env_file(options.env_file) | dict(os.environ)
+    return _effective(options).settings
+
+
+def _effective(options: argparse.Namespace) -> Effective:
     names = ("host", "port", "provider")
     given: dict[str, Any] = {
         name: value for name in names if (value := getattr(options, name, None)) is not None
     }
-    return load_settings(environment, **given)
+    return load_effective(os.environ, options.env_file, options.config, **given)
 
 
 def _serve(settings: Settings, options: argparse.Namespace) -> None:
@@ -243,7 +250,8 @@ def _bench(arguments: list[str]) -> int:
 
 
 def _print_settings(settings: Settings, options: argparse.Namespace) -> None:
+    origins = _effective(options).origins
     for field in attrs.fields(Settings):
         value = getattr(settings, field.name)
-        shown = "(set)" if field.metadata["secret"] and value else value
-        print(f"{field.metadata['env']}={shown}\n    {field.metadata['doc']}")
+        shown = "(set)" if field.metadata["secret"] and value else written(field, value)
+        print(f"{field.metadata['env']}={shown}  # {origins[field.name]}\n    {field.metadata['doc']}")

@@ -9,9 +9,9 @@ import ipaddress
 import os
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import attrs
 
@@ -21,6 +21,9 @@ from supervisor.measures import OPTIONAL, parse_opt_outs
 KIB = 1024
 MIB = 1024 * KIB
 MINUTE = 60.0
+
+ALIASES = {"SIGNING_SECRET": "TERMINAL_SERVER_SIGNING_SECRET"}
+"""Other names of variables."""
 
 _SIZE_UNITS = {"": 1, "k": KIB, "m": MIB, "g": 1024 * MIB}
 
@@ -62,12 +65,35 @@ def _path(text: str) -> Path | None:
     return Path(text).expanduser() if text else None
 
 
-def _between(low: float, high: float) -> Callable[[Any], str | None]:
-    return lambda value: None if low <= value <= high else f"must be {low:g} to {high:g}"
+@attrs.frozen
+class Between:
+    """A check: what is allowed is a range of numbers."""
+
+    low: float
+    high: float
+
+    def __call__(self, value: float) -> bool:
+        """Return whether `value` is wrong."""
+        return not self.low <= value <= self.high
 
 
-def _one_of(*allowed: str) -> Callable[[Any], str | None]:
-    return lambda value: None if value in allowed else f"must be one of {', '.join(allowed)}"
+@attrs.frozen
+class OneOf:
+    """A check: what is allowed is a list of words."""
+
+    words: tuple[str, ...]
+
+    def __call__(self, value: str) -> bool:
+        """Return whether `value` is wrong."""
+        return value not in self.words
+
+
+def _between(low: float, high: float) -> Between:
+    return Between(low, high)
+
+
+def _one_of(*allowed: str) -> OneOf:
+    return OneOf(allowed)
 
 
 def _opt_outs(names: tuple[str, ...]) -> str | None:
@@ -87,7 +113,7 @@ def _setting(
     default: Any,
     parse: Callable[[str], Any],
     doc: str,
-    check: Callable[[Any], str | None] | None = None,
+    check: Callable[[Any], str | bool | None] | None = None,
     secret: bool = False,
 ) -> Any:
     metadata = {"env": env, "parse": parse, "doc": doc, "check": check, "secret": secret}
@@ -692,11 +718,13 @@ class Settings:
         return self.gate or self.state_directory / "bin/gate"
 
     def __attrs_post_init__(self) -> None:
-        problems = [
-            f"{field.metadata['env']}={getattr(self, field.name)!r}: {problem}"
-            for field in attrs.fields(Settings)
-            if (check := field.metadata["check"]) and (problem := check(getattr(self, field.name)))
-        ]
+        problems: list[str] = []
+        for field in attrs.fields(Settings):
+            value, check = getattr(self, field.name), field.metadata["check"]
+            if check and (problem := check(value)):
+                told = problem if isinstance(problem, str) else f"must be {allowed(field)}"
+                shown = "(secret)" if field.metadata["secret"] else written(field, value)
+                problems.append(f"{field.metadata['env']}={shown}: {told}")
         if not self.loopback:
             if not self.signing_secret:
                 problems.append(
@@ -732,20 +760,54 @@ class Settings:
             raise ConfigurationError("bad settings:\n  " + "\n  ".join(problems))
 
 
-def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any) -> Settings:
-    """Return the settings that `environment` (default: this process's) asks for; `overrides` win.
+def allowed(field: "attrs.Attribute[Any]") -> str:
+    """Return what a setting may be, in the units of its variable; empty where its sentence says it."""
+    match field.metadata["check"]:
+        case Between(low, high):
+            return f"{written(field, low)} to {written(field, high)}"
+        case OneOf(words):
+            return f"one of {', '.join(words)}"
+        case _:
+            return "true or false" if field.metadata["parse"] is _boolean else ""
+
+
+def written(field: "attrs.Attribute[Any]", value: Any) -> str:
+    """Return a value as it is written in the field's variable; parsing it gives the value again."""
+    name, parse = field.metadata["env"], field.metadata["parse"]
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        words = [str(word) for word in cast("tuple[object, ...]", value)]
+        return shlex.join(words) if name.endswith("COMMAND") else ",".join(words)
+    if parse is _milliseconds:
+        return f"{value * 1000:.0f}"
+    if parse is parse_size:
+        for unit, letter in ((MIB, "m"), (KIB, "k")):
+            if value and value % unit == 0:
+                return f"{value // unit}{letter}"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def load_settings(
+    environment: Mapping[str, str] | None = None, also_wrong: Iterable[str] = (), **overrides: Any
+) -> Settings:
+    """Return the settings that `environment` (default: this process's) asks for; `overrides` win. What is
+    `also_wrong` is told with the rest.
 
     Raises:
         ConfigurationError: names every variable that is wrong, its value and what is allowed, all at once.
     """
     source = os.environ if environment is None else environment
     values: dict[str, Any] = {}
-    problems: list[str] = []
+    problems = list(also_wrong)
     for field in attrs.fields(Settings):
         name = field.metadata["env"]
         text = source.get(name)
-        if text is None and name == "TERMINAL_SERVER_SIGNING_SECRET":
-            text = source.get("SIGNING_SECRET")
+        for alias, of in ALIASES.items():
+            if text is None and of == name:
+                text = source.get(alias)
         if text is None or (text == "" and field.default not in ((), "", None)):
             continue
         try:
@@ -758,7 +820,8 @@ def load_settings(environment: Mapping[str, str] | None = None, **overrides: Any
     except ConfigurationError as error:
         if not problems:
             raise
-        raise ConfigurationError("bad settings:\n  " + "\n  ".join(problems) + "\n" + str(error)) from None
+        problems += str(error).split("\n  ")[1:]
+        raise ConfigurationError("bad settings:\n  " + "\n  ".join(problems)) from None
     if problems:
         raise ConfigurationError("bad settings:\n  " + "\n  ".join(problems))
     return settings

@@ -7,7 +7,7 @@ from pathlib import Path
 import attrs
 
 from supervisor import __version__
-from supervisor.provision.env_example import env_example
+from supervisor.provision.env_example import env_example, settings_markdown
 from supervisor.provision.image import DEFAULT_IMAGE
 from supervisor.settings import Settings, load_settings, read_env_file
 
@@ -17,6 +17,12 @@ ROOT = Path(__file__).parents[2]
 def test_the_example_of_settings_is_current() -> None:
     assert (ROOT / ".env.example").read_text() == env_example(), (
         "run: python -m supervisor.provision.env_example > .env.example"
+    )
+
+
+def test_the_document_of_settings_is_current() -> None:
+    assert (ROOT / "docs/settings.md").read_text() == settings_markdown(), (
+        "run: python -m supervisor.provision.env_example --markdown > docs/settings.md"
     )
 
 
