@@ -13,6 +13,7 @@ import trio
 
 from supervisor.admin.listener import administered
 from supervisor.admin.view import View
+from supervisor.admission.host_limits import require_capacity, watch_host
 from supervisor.admission.token import OneTimeTokens
 from supervisor.gateway.house import House
 from supervisor.gateway.pages import Pages
@@ -103,6 +104,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
         ConfigurationError: this host, the engine or a setting is not as it must be (within an exception
             group).
     """
+    require_capacity(settings)
     started, stop = trio.Event(), trio.Event()
 
     async def heed(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
@@ -116,6 +118,7 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(heed, signals, nursery.cancel_scope)
+            nursery.start_soon(watch_host)
             async with (
                 open_provider(settings) as provider,
                 running(settings, provider) as supervisor,

@@ -1,0 +1,197 @@
+"""What this host can carry, against what the settings promise: checked at start, watched while running.
+
+A capacity that the host cannot carry shows at the worst moment, as a session that cannot be started for a
+reason that nobody expects. So the arithmetic is done at start, and what does not fit is an error that says
+it. What only may run short (memory that the limits add up to, inotify) is a warning.
+"""
+
+import resource
+from pathlib import Path
+from typing import Final
+
+import attrs
+import trio
+
+from supervisor.errors import ConfigurationError
+from supervisor.observability.log import get_logger
+from supervisor.settings import MIB, Settings
+
+log = get_logger(__name__)
+
+PROC: Final = Path("/proc")
+BRIDGE_PORTS: Final = 1023
+"""Interfaces that a Linux bridge takes (BR_MAX_PORTS of the kernel, less the number 0)."""
+LEAST_MEMORY: Final = 24 * MIB
+"""Bytes that a session takes at the very least: gate, a shell, and the engine's shim beside them."""
+OWN_DESCRIPTORS: Final = 200
+"""Descriptors of the supervisor itself: listeners, the engine's connections, sandboxes that start."""
+PER_SANDBOX: Final = 2
+"""Descriptors per sandbox: lifeline and terminal."""
+WATCH_INTERVAL: Final = 30.0
+"""Seconds between two looks while running."""
+ALARM: Final = 0.9
+"""Part of a limit in use from which on the operator is warned."""
+
+
+@attrs.frozen
+class Limit:
+    """Something of which the host has so much.
+
+    Attributes:
+        name: as an operator knows it.
+        available: how much there is.
+        needed: how much the settings promise.
+        arithmetic: how that was reckoned.
+        advice: what to do.
+        hard: whether too little is an error, and not a warning.
+    """
+
+    name: str
+    available: int
+    needed: int
+    arithmetic: str
+    advice: str
+    hard: bool = True
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is enough."""
+        return self.needed <= self.available
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.arithmetic} = {self.needed} needed, {self.available} there; {self.advice}"
+
+
+def host_limits(settings: Settings, proc: Path = PROC) -> list[Limit]:
+    """Return the limits of this host that `settings` have to do with; those that it does not tell are left
+    out."""
+    docker = settings.provider == "docker"
+    pool = settings.warm_pool_size if docker else 0
+    sandboxes = settings.max_sessions + pool
+    sessions = f"MAX_SESSIONS {settings.max_sessions} + WARM_POOL_SIZE {pool}"
+    limits = [
+        Limit(
+            "descriptors of this process (RLIMIT_NOFILE)",
+            _hard_descriptor_limit(),
+            settings.max_connections + PER_SANDBOX * sandboxes + OWN_DESCRIPTORS,
+            f"MAX_CONNECTIONS {settings.max_connections} + {PER_SANDBOX} x ({sessions}) + {OWN_DESCRIPTORS}",
+            "raise it (ulimit -n, LimitNOFILE=)",
+        )
+    ]
+    if (ptys := _number(proc / "sys/kernel/pty/max")) is not None:
+        # Containers have terminals of instances of their own, which may not touch the host's reserve.
+        reserve = (_number(proc / "sys/kernel/pty/reserve") or 0) if docker else 0
+        limits.append(
+            Limit(
+                f"terminals (kernel.pty.max{f' less the reserve of {reserve}' if reserve else ''})",
+                ptys - reserve,
+                sandboxes,
+                sessions,
+                f"sysctl kernel.pty.max={2 * sandboxes + reserve}",
+            )
+        )
+    if not docker:
+        return limits
+    if settings.network != "none":
+        limits.append(
+            Limit("ports of the network's bridge", BRIDGE_PORTS, sandboxes, sessions, "lower MAX_SESSIONS")
+        )
+    if (memory := _memory(proc, "MemTotal")) is not None:
+        limits += [
+            Limit(
+                "memory (MiB)",
+                memory // MIB,
+                sandboxes * LEAST_MEMORY // MIB,
+                f"({sessions}) x {LEAST_MEMORY // MIB}, which is the least",
+                "lower MAX_SESSIONS",
+            ),
+            Limit(
+                "memory if every session takes all that it may (MiB)",
+                memory // MIB,
+                sandboxes * settings.memory_limit // MIB,
+                f"({sessions}) x CONTAINER_MEMORY_LIMIT {settings.memory_limit // MIB}",
+                "lower MAX_SESSIONS or CONTAINER_MEMORY_LIMIT, unless sessions are known to take less",
+                hard=False,
+            ),
+        ]
+    if (instances := _number(proc / "sys/fs/inotify/max_user_instances")) is not None:
+        limits.append(
+            Limit(
+                "inotify instances (fs.inotify.max_user_instances)",
+                instances,
+                sandboxes,
+                f"one for each container's shim on cgroup version 2: {sessions}",
+                f"sysctl fs.inotify.max_user_instances={2 * sandboxes + 128}",
+                hard=False,
+            )
+        )
+    return limits
+
+
+def require_capacity(settings: Settings, proc: Path = PROC) -> None:
+    """Raise this process's own soft limits as far as it may, and see that the settings' capacity fits.
+
+    Raises:
+        ConfigurationError: it does not; each limit is named, with the arithmetic.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    limits = [limit for limit in host_limits(settings, proc) if not limit.fits]
+    if problems := [str(limit) for limit in limits if limit.hard]:
+        raise ConfigurationError(
+            "this host cannot carry the configured capacity:\n  " + "\n  ".join(problems)
+        )
+    for limit in limits:
+        log.warning("this host may run short", limit=str(limit))
+
+
+def shortages(proc: Path = PROC) -> list[str]:
+    """Return what runs short at this moment, in sentences."""
+    found: list[str] = []
+    used, limit = _number(proc / "sys/kernel/pty/nr"), _number(proc / "sys/kernel/pty/max")
+    if used is not None and limit is not None:
+        limit -= _number(proc / "sys/kernel/pty/reserve") or 0
+        if used >= ALARM * limit:
+            found.append(f"{used} of {limit} terminals are in use (kernel.pty.max)")
+    used, limit = len(list((proc / "self/fd").iterdir())), _hard_descriptor_limit()
+    if used >= ALARM * limit:
+        found.append(f"{used} of {limit} descriptors of the supervisor are in use (RLIMIT_NOFILE)")
+    total, available = _memory(proc, "MemTotal"), _memory(proc, "MemAvailable")
+    if total is not None and available is not None and available <= (1 - ALARM) * total:
+        found.append(f"{available // MIB} of {total // MIB} MiB of memory are available")
+    return found
+
+
+async def watch_host(proc: Path = PROC, interval: float = WATCH_INTERVAL) -> None:
+    """Warn when something begins to run short, and say when it is over, for ever."""
+    known: list[str] = []
+    while True:
+        found = shortages(proc)
+        if found and not known:
+            log.warning("this host runs short", what="; ".join(found))
+        elif known and not found:
+            log.info("this host has room again")
+        known = found
+        await trio.sleep(interval)
+
+
+def _hard_descriptor_limit() -> int:
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return 1 << 30 if hard == resource.RLIM_INFINITY else hard
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except OSError:
+        return None
+
+
+def _memory(proc: Path, key: str) -> int | None:
+    """Return bytes that `/proc/meminfo` tells (proc_meminfo(5))."""
+    try:
+        lines = (proc / "meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)

@@ -1,0 +1,85 @@
+"""The host's limits, by files as the kernel writes them."""
+
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from supervisor.admission import host_limits
+from supervisor.errors import ConfigurationError
+from supervisor.settings import Settings
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> Path:
+    for name, text in {
+        "sys/kernel/pty/max": "4096\n",
+        "sys/kernel/pty/reserve": "1024\n",
+        "sys/kernel/pty/nr": "7\n",
+        "sys/fs/inotify/max_user_instances": "128\n",
+        "meminfo": "MemTotal:       16000000 kB\nMemFree: 1 kB\nMemAvailable:    9000000 kB\n",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "self/fd").mkdir(parents=True)
+    return tmp_path
+
+
+def test_the_defaults_fit_on_an_ordinary_host(proc: Path) -> None:
+    host_limits.require_capacity(Settings(), proc)
+
+
+def test_a_host_that_tells_nothing_is_believed(tmp_path: Path) -> None:
+    host_limits.require_capacity(Settings(), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        (
+            {"max_sessions": 3100},
+            ["kernel.pty.max", "less the reserve of 1024", "MAX_SESSIONS 3100 + WARM_POOL_SIZE 2 = 3102"],
+        ),
+        ({"max_sessions": 1022}, ["bridge", "1024 needed, 1023 there"]),
+        ({"max_sessions": 800, "network": "none"}, ["memory", "x 24"]),
+        ({"max_connections": 100_000}, ["RLIMIT_NOFILE", "MAX_CONNECTIONS 100000", "LimitNOFILE"]),
+        ({"max_sessions": 5000, "provider": "local"}, ["kernel.pty.max", "MAX_SESSIONS 5000"]),
+    ],
+)
+def test_what_does_not_fit_is_an_error_with_the_arithmetic(
+    proc: Path, changes: dict[str, object], parts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host_limits, "_hard_descriptor_limit", lambda: 20_000)
+    with pytest.raises(ConfigurationError) as caught:
+        host_limits.require_capacity(Settings(**changes), proc)  # type: ignore[arg-type]
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_all_that_does_not_fit_is_said_at_once(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_limits, "_hard_descriptor_limit", lambda: 20_000)
+    with pytest.raises(ConfigurationError) as caught:
+        host_limits.require_capacity(Settings(max_sessions=5000), proc)
+    assert len(str(caught.value).splitlines()) == 4
+
+
+def test_what_may_run_short_is_a_warning(proc: Path) -> None:
+    soft = [limit for limit in host_limits.host_limits(Settings(max_sessions=200), proc) if not limit.fits]
+    assert [limit.hard for limit in soft] == [False, False]
+
+
+async def test_it_is_watched(proc: Path, autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(host_limits.watch_host, proc, 1.0)
+        await wait_all_tasks_blocked()
+        assert host_limits.shortages(proc) == []
+        (proc / "sys/kernel/pty/nr").write_text("3000\n")
+        (proc / "meminfo").write_text("MemTotal: 16000000 kB\nMemAvailable: 100000 kB\n")
+        assert len(host_limits.shortages(proc)) == 2
+        await trio.sleep(3)
+        (proc / "sys/kernel/pty/nr").write_text("30\n")
+        (proc / "meminfo").write_text("MemTotal: 16000000 kB\nMemAvailable: 9000000 kB\n")
+        await trio.sleep(3)
+        nursery.cancel_scope.cancel()
