@@ -3,6 +3,7 @@ arrive.
 """
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 
 import trio
@@ -25,6 +26,25 @@ async def send_steadily(stream: trio.abc.SendStream, data: bytes, stall_timeout:
         for position in range(0, len(whole), PIECE):
             with trio.fail_after(stall_timeout):
                 await stream.send_all(whole[position : position + PIECE])
+
+
+def send_now(stream: trio.abc.SendStream, pieces: Sequence[bytes]) -> int:
+    """Send the beginning of `pieces` and return how many bytes the kernel took without anybody waiting: 0
+    also where `stream` is no bare socket. No other task may be sending.
+
+    Most output fits into the socket's buffer; then this is all, without a copy.
+
+    Raises:
+        trio.BrokenResourceError: the peer is gone.
+    """
+    if not isinstance(stream, trio.SocketStream):
+        return 0
+    try:
+        return os.writev(stream.socket.fileno(), pieces)  # Trio's sockets do not block
+    except BlockingIOError:
+        return 0
+    except OSError as error:
+        raise trio.BrokenResourceError(f"cannot send: {error}") from error
 
 
 async def linger(stream: trio.abc.Stream) -> None:

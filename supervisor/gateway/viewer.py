@@ -6,6 +6,7 @@ a paste cannot hold up the output that it causes; only the output task (and the 
 messages.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Protocol, cast
 
@@ -24,7 +25,7 @@ from supervisor.session.session import Session
 
 log = get_logger(__name__)
 
-OUTPUT_PIECE = 32 * 1024  # bytes of output per frame: small enough that a neighbour's keystroke gets its turn
+OUTPUT_PIECE = 64 * 1024  # bytes of output per frame: small enough that a neighbour's keystroke gets its turn
 MAX_EARLY = 64 * 1024  # characters or bytes that a client may type before its session is there
 
 
@@ -224,8 +225,11 @@ class _Listener:
     async def _hear_next(self, attachment: Attachment) -> None:
         message: str | bytes | None = None
         try:
-            with trio.move_on_at(self._speaker.held_until()):
+            if (deadline := self._speaker.held_until()) == math.inf:
                 message = await self._websocket.receive()
+            else:
+                with trio.move_on_at(deadline):
+                    message = await self._websocket.receive()
         except ConnectionLostError as lost:
             # A viewer that has been let go has no say in what becomes of the session.
             if not attachment.was_replaced and self._speaker.is_leave(lost.code, lost.reason):
@@ -244,8 +248,11 @@ class _Listener:
 async def _tell(websocket: WebSocket, speaker: Speaker, attachment: Attachment) -> Ended:
     while True:
         event: Event | None = None
-        with trio.move_on_after(speaker.quiet_after()):
+        if (patience := speaker.quiet_after()) == math.inf:  # a scope costs more than all else here
             event = await attachment.next_event(OUTPUT_PIECE)
+        else:
+            with trio.move_on_after(patience):
+                event = await attachment.next_event(OUTPUT_PIECE)
         if isinstance(event, Ended):
             return event
         for frame in speaker.flush() if event is None else await speaker.frames(event):

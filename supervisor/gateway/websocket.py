@@ -7,6 +7,7 @@ interleave. Where a frame was cut off, by a cancellation or a stall, nothing can
 as lost from then on. Reading never waits for writing, so a peer whose output stalls is still heard.
 """
 
+import struct
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -16,12 +17,13 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, Tex
 from wsproto.frame_protocol import CloseReason
 
 from supervisor.errors import PeerError, SessionRefusedError
-from supervisor.gateway.stream import send_steadily
+from supervisor.gateway.stream import send_now, send_steadily
 from supervisor.protocol.closing import EndReason
 from supervisor.session.limiter import TokenBucket
 from supervisor.settings import Settings
 
 READ_SIZE = 64 * 1024
+TEXT, BINARY = 1, 2  # opcodes (RFC 6455, section 11.8)
 # Frames that are no whole message: fragments, pings, pongs. Each costs more to parse than to send.
 FRAME_RATE = 64  # a second
 FRAME_BURST = 4096  # at once: a message of the largest size in fragments of 256 bytes
@@ -155,27 +157,37 @@ class WebSocket:
             ConnectionLostError: the peer is gone.
             SessionRefusedError: it took nothing for the stall timeout (`slow_consumer`).
         """
-        await self._write(TextMessage(message) if isinstance(message, str) else BytesMessage(message))
+        opcode, payload = (TEXT, message.encode()) if isinstance(message, str) else (BINARY, message)
+        async with self._writing:
+            self._check_writable()
+            await self._transmit(_head(opcode, len(payload)), payload)
 
     async def _write(self, event: Event) -> None:
         async with self._writing:
-            await trio.lowlevel.checkpoint_if_cancelled()
             answers_close = (
                 isinstance(event, CloseConnection) and self._protocol.state is ConnectionState.REMOTE_CLOSING
             )
-            if self._cut_off or not (answers_close or self._protocol.state is ConnectionState.OPEN):
-                raise ConnectionLostError
-            data = self._protocol.send(event)
-            self._cut_off = True  # unless all of it gets out
-            try:
-                await send_steadily(self._stream, data, self._settings.stall_timeout)
-            except trio.TooSlowError:
-                raise SessionRefusedError(
-                    EndReason.SLOW_CONSUMER.value, "The connection is too slow for the output."
-                ) from None
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                raise ConnectionLostError from None
-            self._cut_off = False
+            self._check_writable(answers_close)
+            await self._transmit(self._protocol.send(event))
+
+    def _check_writable(self, answers_close: bool = False) -> None:
+        if self._cut_off or not (answers_close or self._protocol.state is ConnectionState.OPEN):
+            raise ConnectionLostError
+
+    async def _transmit(self, *pieces: bytes) -> None:
+        self._cut_off = True  # unless all of it gets out
+        try:
+            sent = send_now(self._stream, pieces)
+            if sent < sum(map(len, pieces)):
+                rest = b"".join(pieces)[sent:]
+                await send_steadily(self._stream, rest, self._settings.stall_timeout)
+        except trio.TooSlowError:
+            raise SessionRefusedError(
+                EndReason.SLOW_CONSUMER.value, "The connection is too slow for the output."
+            ) from None
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise ConnectionLostError from None
+        self._cut_off = False
 
     async def keep_alive(self) -> None:
         """Answer pings, and ping a peer that is silent; browsers answer also when their page is frozen.
@@ -222,3 +234,15 @@ class WebSocket:
             await self._write(CloseConnection(code, reason))
             while self._protocol.state is not ConnectionState.CLOSED:
                 await self.receive()
+
+
+def _head(opcode: int, length: int) -> bytes:
+    """Return the head of a whole, unmasked message (RFC 6455, section 5.2).
+
+    wsproto would do that too; but output is most of what a supervisor does, and this way it is not copied.
+    """
+    if length < 126:
+        return bytes((0x80 | opcode, length))
+    if length < 1 << 16:
+        return struct.pack("!BBH", 0x80 | opcode, 126, length)
+    return struct.pack("!BBQ", 0x80 | opcode, 127, length)

@@ -171,7 +171,10 @@ class Attachment:
                 return event
             if self._end is not None and self.window.sent == self.session.scrollback.end:
                 return self._end
-            with trio.CancelScope(deadline=self._stall_deadline()) as stall:
+            if (deadline := self._stall_deadline()) == math.inf:
+                await self._wake.park()
+                continue
+            with trio.CancelScope(deadline=deadline) as stall:
                 await self._wake.park()
             if not stall.cancelled_caught:
                 continue

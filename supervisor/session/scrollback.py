@@ -6,7 +6,7 @@ every viewer's backlog, so that a viewer costs no buffer of its own. Blocks are 
 an idle session costs next to nothing.
 """
 
-BLOCK = 16 * 1024  # bytes; small enough for an idle session, large enough that a full window is few objects
+BLOCK = 64 * 1024  # bytes at most, allocated as they are needed: a flood arrives in pieces of this size
 
 
 class Scrollback:
@@ -42,17 +42,17 @@ class Scrollback:
     def append(self, data: bytes) -> None:
         """Add `data` at the end; what falls out of the window is forgotten."""
         position = 0
-        while position < len(data):
-            if self.end % BLOCK == 0:
-                self._blocks.append(bytearray())
-            room = BLOCK - self.end % BLOCK
-            piece = data[position : position + room]
-            self._blocks[-1] += piece
-            position += len(piece)
-            self.end += len(piece)
-            while self._first < self.start // BLOCK:
-                del self._blocks[0]
-                self._first += 1
+        with memoryview(data) as whole:
+            while position < len(data):
+                if self.end % BLOCK == 0:
+                    self._blocks.append(bytearray())
+                piece = whole[position : position + BLOCK - self.end % BLOCK]
+                self._blocks[-1] += piece
+                position += len(piece)
+                self.end += len(piece)
+                while self._first < self.start // BLOCK:
+                    del self._blocks[0]
+                    self._first += 1
 
     def read(self, offset: int, max_bytes: int) -> bytes:
         """Return up to `max_bytes` bytes from `offset` on (`b""` at the end).
@@ -63,11 +63,14 @@ class Scrollback:
         if not self.start <= offset <= self.end:
             raise ValueError(f"offset {offset} is outside of {self.start}..{self.end}")
         stop = min(self.end, offset + max_bytes)
-        pieces: list[bytes | bytearray] = []
+        pieces: list[memoryview] = []
         while offset < stop:
             block = self._blocks[offset // BLOCK - self._first]
             within = offset % BLOCK
-            piece = block[within : within + stop - offset]
+            piece = memoryview(block)[within : within + stop - offset]
             pieces.append(piece)
             offset += len(piece)
-        return bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces)
+        data = b"".join(pieces)  # the one copy
+        for piece in pieces:
+            piece.release()  # or the block could not grow
+        return data

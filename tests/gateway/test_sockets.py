@@ -20,6 +20,7 @@ from gateway.harness import BINARY, CLOSE, PING, TOKEN, V1Client, Wire, answer, 
 from supervisor.errors import ConfigurationError
 from supervisor.gateway.server import Gateway
 from supervisor.gateway.tls import Tls
+from supervisor.gateway.websocket import ConnectionLostError, WebSocket
 from supervisor.protocol.v1 import SUBPROTOCOL
 from supervisor.serve import Supervisor, running
 from supervisor.settings import KIB, MIB, Settings
@@ -375,3 +376,29 @@ async def test_refusals_over_tls_arrive(tmp_path: Path, authority: trustme.CA) -
         assert (await answer(second))[0] == 503
         await first.send_all(b"x" * 20_000)
         assert (await answer(first))[0] == 431
+
+
+async def test_what_the_kernel_takes_in_part_arrives_whole() -> None:
+    ours, theirs = trio.socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    sender, receiver = trio.SocketStream(ours), trio.SocketStream(theirs)
+    websocket = WebSocket(sender, b"", Settings())
+    payload = os.urandom(1_000_000)
+    received = bytearray()
+    with trio.fail_after(TIMEOUT):
+        async with sender, receiver:
+
+            async def send() -> None:
+                for size in (1_000_000, 300, 5):
+                    await websocket.send(payload[:size])
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send)
+                while len(received) < 1_000_000 + 10 + 300 + 4 + 5 + 2:
+                    received += await receiver.receive_some(10_000)
+            await receiver.aclose()
+            with pytest.raises(ConnectionLostError):
+                await websocket.send(payload)
+    assert received[:10] == b"\x82\x7f" + (1_000_000).to_bytes(8, "big")
+    assert received[10:1_000_010] == payload
+    assert received[1_000_010:] == b"\x82\x7e\x01\x2c" + payload[:300] + b"\x82\x05" + payload[:5]
