@@ -19,6 +19,7 @@ class Measure(StrEnum):
     APPARMOR = "apparmor"
     USERNS = "userns"
     LANDLOCK = "landlock"
+    SESSION_UID = "session-uid"
     EGRESS = "egress"
     ISOLATION = "isolation"
     CAPABILITIES = "capabilities"
@@ -39,6 +40,7 @@ _SENTENCES: Final = {
     Measure.APPARMOR: "files and programs on an allow list, by profile",
     Measure.USERNS: "a container's users are others on the host",
     Measure.LANDLOCK: "a session gives up for itself what it does not need",
+    Measure.SESSION_UID: "each session a user id of its own",
     Measure.EGRESS: "packets only to listed names and ports",
     Measure.ISOLATION: "sessions cannot reach one another",
     Measure.CAPABILITIES: "no capability in any set",
@@ -54,6 +56,7 @@ OPTIONAL: Final = (
     Measure.APPARMOR,
     Measure.USERNS,
     Measure.LANDLOCK,
+    Measure.SESSION_UID,
     Measure.EGRESS,
     Measure.ISOLATION,
 )

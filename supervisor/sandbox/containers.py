@@ -4,8 +4,8 @@ Every container of ours comes from here: those of sessions, and those by which t
 surroundings.
 """
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -20,12 +20,14 @@ from supervisor.engine import (
     DockerTimeoutError,
 )
 from supervisor.errors import HardeningError, SandboxError
+from supervisor.measures import Measure
 from supervisor.observability.log import get_logger
 from supervisor.reaping.engine_health import EngineHealth
 from supervisor.reaping.notices import EngineNotices
 from supervisor.reaping.pending import NOT_FOUND, PendingRemovals
 from supervisor.sandbox.identity import Identity
 from supervisor.sandbox.policy import Difference, HardeningPolicy, Mount
+from supervisor.sandbox.users import SessionUsers, passwd_file
 
 _log = get_logger("sandbox")
 
@@ -47,8 +49,8 @@ class Site:
         transport: `lifeline` or `attach`.
         programs: directory of our programs on this host, mounted into containers; None: use those in the
             image.
-        sockets: private directory for lifeline sockets; None with `attach`.
-        socket_uid: user id of the gate as this host sees it; None where the engine remaps users.
+        sockets: private directory for lifeline sockets and passwd files.
+        remapped: the engine maps the users of containers to others of the host.
         start_timeout: seconds for a container to come up.
         network_id: of the network that was verified at start, at the engine; empty without one.
         health: of the engine.
@@ -59,8 +61,8 @@ class Site:
     identity: Identity
     transport: str
     programs: dict[str, Path]
-    sockets: Path | None
-    socket_uid: int | None
+    sockets: Path
+    remapped: bool
     start_timeout: float
     network_id: str
     health: EngineHealth
@@ -183,6 +185,25 @@ class HardenedContainers:
         self.site = site
         self.policy = policy
         self.pending = pending
+        self._users = SessionUsers(remapped=site.remapped)
+
+    @contextmanager
+    def policy_for_one(self) -> Generator[HardeningPolicy]:
+        """Yield the policy of one session's container: with a user id of its own until the block is left."""
+        if Measure.SESSION_UID in self.policy.without:
+            yield self.policy
+        else:
+            with self._users.one(self.policy) as policy:
+                yield policy
+
+    @contextmanager
+    def passwd_mounts(self, policy: HardeningPolicy) -> Generator[list[Mount]]:
+        """Yield what to mount so that the container's programs find their user. Needed until it runs."""
+        if not policy.user_of_its_own:
+            yield []
+        else:
+            with passwd_file(self.site.sockets, policy.image) as mount:
+                yield [mount]
 
     @asynccontextmanager
     async def create(
@@ -193,6 +214,7 @@ class HardenedContainers:
         lifetime: float,
         mounts: Iterable[Mount] = (),
         tty: bool = False,
+        policy: HardeningPolicy | None = None,
     ) -> AsyncGenerator[HardenedContainer]:
         """Create a container. Holds no cancel scope, so it may be entered in one scope and left in another.
 
@@ -200,6 +222,7 @@ class HardenedContainers:
             entrypoint: argument vector of PID 1.
             role, lifetime: for its labels: see `Identity.labels`.
             mounts, tty: see `HardeningPolicy.to_create_config`.
+            policy: of this container (`policy_for_one`); None: the common one.
 
         Resource handling: leaving removes it and makes sure; shielded, `pending.ATTEMPT_TIMEOUT` at most.
             What could not be
@@ -212,8 +235,9 @@ class HardenedContainers:
         site = self.site
         name = site.identity.new_name(role)
         labels = site.identity.labels(role, site.start_timeout + lifetime)
-        config = self.policy.to_create_config(entrypoint, labels=labels, mounts=mounts, tty=tty)
-        container = HardenedContainer(site, self.policy, self.pending, name, config)
+        policy = policy or self.policy
+        config = policy.to_create_config(entrypoint, labels=labels, mounts=mounts, tty=tty)
+        container = HardenedContainer(site, policy, self.pending, name, config)
         self.pending.register(name)
         try:
             await container.create()

@@ -26,14 +26,15 @@ from supervisor.observability.log import get_logger
 from supervisor.reaping.estate import Estate
 from supervisor.reaping.reconciler import Reconciler
 from supervisor.sandbox.attach import attach_gate
-from supervisor.sandbox.containers import PROGRAMS, HardenedContainer, HardenedContainers, program
+from supervisor.sandbox.containers import PROGRAMS, HardenedContainers, program
 from supervisor.sandbox.handing import AdoptedSandbox, HandedSandbox
 from supervisor.sandbox.inside import UNSEEN, Judged, judged
 from supervisor.sandbox.leaving import LONGEST_GRACE, Gate, SandboxTerminal, claimed
 from supervisor.sandbox.lifeline import SOCKET_NAME, LifelineTerminal, open_lifeline_socket
-from supervisor.sandbox.policy import Mount
+from supervisor.sandbox.policy import HardeningPolicy, Mount
 from supervisor.sandbox.seen import only_child
 from supervisor.sandbox.terminal import LeaseRequest, Terminal
+from supervisor.sandbox.users import user_name
 from supervisor.sandbox.waiting import Fitness
 
 _log = get_logger("sandbox")
@@ -115,6 +116,10 @@ class _Plan:
     whole_life: float
 
 
+def _gate(policy: HardeningPolicy, plan: _Plan) -> list[str]:
+    return [program("gate"), "--idle", str(plan.idle), *policy.gate_arguments]
+
+
 @final
 class DockerProvider:
     """Leases terminals in containers. Made by `providers.open_docker_provider`, which verifies first.
@@ -179,14 +184,15 @@ class DockerProvider:
     def complete(self, request: LeaseRequest) -> LeaseRequest:
         """Return `request` with what it leaves open: the command, and variables that every program needs."""
         image = self.containers.policy.image
+        user = user_name(image)
         return attrs.evolve(
             request,
             command=request.command or self._command,
             environment={
                 "PATH": image.path,
                 "HOME": image.home,
-                "USER": image.user,
-                "LOGNAME": image.user,
+                "USER": user,
+                "LOGNAME": user,
                 "TERM": "xterm-256color",
                 **request.environment,
             },
@@ -224,47 +230,52 @@ class DockerProvider:
 
     async def _start_on_lifeline(self, stack: AsyncExitStack, plan: _Plan) -> Sandbox:
         site = self.containers.site
-        assert site.sockets is not None
-        # The socket has no use any more once the gate has connected.
-        async with open_lifeline_socket(site.sockets, site.socket_uid) as listener:
-            made = await stack.enter_async_context(
-                self.containers.create(
-                    [*self._gate(plan), f"{LIFELINE}/{SOCKET_NAME}"],
-                    role=plan.role,
-                    lifetime=plan.whole_life,
-                    mounts=[*site.program_mounts("gate"), Mount(str(listener.directory), LIFELINE)],
+        policy = stack.enter_context(self.containers.policy_for_one())
+        uid = None if site.remapped else policy.image.uid
+        # Socket and passwd file have no use any more once the gate has connected.
+        with self.containers.passwd_mounts(policy) as passwd:
+            async with open_lifeline_socket(site.sockets, uid) as listener:
+                made = await stack.enter_async_context(
+                    self.containers.create(
+                        [*_gate(policy, plan), f"{LIFELINE}/{SOCKET_NAME}"],
+                        role=plan.role,
+                        lifetime=plan.whole_life,
+                        mounts=[
+                            *site.program_mounts("gate"),
+                            Mount(str(listener.directory), LIFELINE),
+                            *passwd,
+                        ],
+                        policy=policy,
+                    )
                 )
-            )
-            pid = await made.start()
-            lifeline = await stack.enter_async_context(await listener.accept(pid, CONNECT_TIMEOUT))
-        found = judged(self.containers.policy, *await lifeline.receive_report())
+                pid = await made.start()
+                lifeline = await stack.enter_async_context(await listener.accept(pid, CONNECT_TIMEOUT))
+        found = judged(policy, *await lifeline.receive_report())
         return self._sandbox(made, pid, lifeline, found)
 
     async def _start_attached(self, stack: AsyncExitStack, plan: _Plan) -> Sandbox:
         site = self.containers.site
-        made = await stack.enter_async_context(
-            self.containers.create(
-                [*self._gate(plan), "--attach"],
-                role=plan.role,
-                lifetime=plan.whole_life,
-                mounts=site.program_mounts("gate"),
-                tty=True,
+        policy = stack.enter_context(self.containers.policy_for_one())
+        with self.containers.passwd_mounts(policy) as passwd:
+            made = await stack.enter_async_context(
+                self.containers.create(
+                    [*_gate(policy, plan), "--attach"],
+                    role=plan.role,
+                    lifetime=plan.whole_life,
+                    mounts=[*site.program_mounts("gate"), *passwd],
+                    tty=True,
+                    policy=policy,
+                )
             )
-        )
-        gate = await stack.enter_async_context(attach_gate(made.engine, self._nursery))
-        pid = await made.start()
+            gate = await stack.enter_async_context(attach_gate(made.engine, self._nursery))
+            pid = await made.start()
         await gate.wait_ready()
         # Without a socket of ours nobody says who sent the report. The gate has one child.
-        found = judged(
-            self.containers.policy, await gate.receive_report(), only_child(pid) if site.local else None
-        )
+        found = judged(policy, await gate.receive_report(), only_child(pid) if site.local else None)
         return self._sandbox(made, pid, gate, found)
 
     def _sandbox(self, made: HardenedContainer, pid: int, gate: Gate, found: Judged) -> Sandbox:
         return Sandbox(made.name, made.engine, pid, gate, self.occupied, Fitness(made, pid), found)
-
-    def _gate(self, plan: _Plan) -> list[str]:
-        return [program("gate"), "--idle", str(plan.idle), *self.containers.policy.gate_arguments]
 
     # ------------------------------------------------------------------ another process
 

@@ -40,6 +40,7 @@ class ImageFacts:
         command: what it runs when it is not told what to run.
         labels: inherited by its containers.
         exposed_ports, on_build, shell: likewise, and without effect here.
+        passwd: its `/etc/passwd`.
     """
 
     id: str
@@ -55,6 +56,7 @@ class ImageFacts:
     exposed_ports: tuple[str, ...] = ()
     on_build: tuple[str, ...] = ()
     shell: tuple[str, ...] = ()
+    passwd: str = attrs.field(default="", repr=False)
 
 
 async def read_image(docker: Docker, settings: Settings, identity: Identity) -> ImageFacts:
@@ -139,6 +141,7 @@ def facts_of(
         exposed_ports=tuple(config.get("ExposedPorts") or ()),
         on_build=tuple(config.get("OnBuild") or ()),
         shell=tuple(config.get("Shell") or ()),
+        passwd=passwd,
     )
 
 

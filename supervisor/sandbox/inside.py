@@ -22,6 +22,7 @@ from supervisor.sandbox.policy import (
     HardeningPolicy,
 )
 from supervisor.sandbox.seen import Seen, glance, look, own_namespaces, parse_report
+from supervisor.sandbox.users import PASSWD
 from supervisor.settings import KIB
 
 # What may be mounted writable besides the policy's tmpfs: the kernel's own, which root's rights guard in a
@@ -186,6 +187,15 @@ def _landlock(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
         yield Difference("/dev/ptmx", "out of reach", "opened")
 
 
+def _session_uid(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
+    if not policy.user_of_its_own:
+        yield Difference("user", "of its own", policy.image.user)
+    passwd = seen.mount(PASSWD)
+    if seen.mounts and (passwd is None or "ro" not in passwd.options):
+        yield Difference(f"mount {PASSWD}", "ro", passwd and sorted(passwd.options))
+    yield from _ids(policy, seen)
+
+
 def _read_only(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
     root = seen.mount("/")
     if root is None or "ro" not in root.options:
@@ -242,6 +252,11 @@ def _namespaces(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
     expected = frozenset({"lo"} if policy.network == NO_NETWORK else {"lo", "eth0"})
     if seen.interfaces is not None and seen.interfaces - _TUNNELS != expected:
         yield Difference("network interfaces", sorted(expected), sorted(seen.interfaces))
+    if not policy.user_of_its_own:
+        yield from _ids(policy, seen)
+
+
+def _ids(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
     users = seen.status.get("Uid", "").split(), seen.status.get("Gid", "").split()
     for name, found, inside in zip(("Uid", "Gid"), users, (policy.image.uid, policy.image.gid), strict=True):
         wanted = _outside(inside, seen) if name == "Uid" and seen.landlock is None else inside
@@ -279,6 +294,7 @@ _CHECKS: Final[Mapping[Measure, Check]] = {
     Measure.APPARMOR: _apparmor,
     Measure.USERNS: _userns,
     Measure.LANDLOCK: _landlock,
+    Measure.SESSION_UID: _session_uid,
     Measure.CAPABILITIES: _capabilities,
     Measure.NO_NEW_PRIVILEGES: _no_new_privileges,
     Measure.READ_ONLY: _read_only,

@@ -103,6 +103,7 @@ class HardeningPolicy:
         runtime: OCI runtime by its name at the engine.
         programs: directories of the image that Landlock lets sessions execute from, besides the usual.
         ports: that TCP may connect to, as far as Landlock is asked; None: any.
+        user_of_its_own: the user id in `image` is this container's alone.
         without: measures that the operator opted out of.
         auto_remove: whether the engine removes what has ended by itself (`verify.EngineFacts`).
     """
@@ -119,6 +120,7 @@ class HardeningPolicy:
     runtime: str
     programs: tuple[str, ...] = ()
     ports: tuple[int, ...] | None = None
+    user_of_its_own: bool = False
     without: frozenset[Measure] = frozenset()
     auto_remove: bool = True
 

@@ -84,6 +84,7 @@ def _asked(measure: Measure, policy: HardeningPolicy) -> str:
         Measure.APPARMOR: f"profile {APPARMOR_PROFILE}, enforced",
         Measure.USERNS: "userns-remap of the engine",
         Measure.LANDLOCK: f"version {kernel_version()}, {len(policy.gate_arguments) // 2} rules",
+        Measure.SESSION_UID: "a random number each, by the image's name",
         Measure.EGRESS: network,
         Measure.ISOLATION: network,
         Measure.CAPABILITIES: "all dropped",

@@ -127,6 +127,10 @@ def missing_measures(engine: EngineFacts, settings: Settings) -> dict[Measure, s
         missing[Measure.APPARMOR] = (
             f"the profile {APPARMOR_PROFILE} is {mode}: load it in enforce mode (apparmor_parser -r FILE)"
         )
+    if not engine.local:
+        missing[Measure.SESSION_UID] = (
+            "the engine is on another host, where no passwd file can be mounted into containers"
+        )
     if engine.local and not kernel_version():
         missing[Measure.LANDLOCK] = (
             "this kernel has no Landlock: boot a newer one, with CONFIG_SECURITY_LANDLOCK and lsm=landlock"

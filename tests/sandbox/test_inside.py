@@ -60,6 +60,7 @@ MOUNTS = f"""505 514 0:88 / / ro,relatime - overlay overlay rw,lowerdir=/x
 591 507 0:94 / /dev/shm {_FLAGS} - tmpfs shm rw,size=1024k
 600 505 0:95 / /tmp {_FLAGS} - tmpfs tmpfs rw,size=65536k
 601 505 0:96 / /run {_FLAGS} - tmpfs tmpfs rw,size=32768k,mode=755,uid=1000,gid=1000
+592 505 254:0 /x/passwd-1 /etc/passwd ro,relatime - ext4 /dev/vda rw
 602 505 0:97 / /home/appuser/.ably {_FLAGS} - tmpfs tmpfs rw,size=10240k,mode=700
 """
 GOOD: dict[str, bytes | int] = {
@@ -108,7 +109,8 @@ def outside(view: Seen) -> Seen:
 @pytest.fixture(scope="module")
 def policy() -> HardeningPolicy:
     profile = load_profile(docker_directory() / "seccomp.json")
-    return HardeningPolicy.from_settings(Settings(network="none"), IMAGE, profile, "runc")
+    policy = HardeningPolicy.from_settings(Settings(network="none"), IMAGE, profile, "runc")
+    return attrs.evolve(policy, user_of_its_own=True)
 
 
 def found(verdict: Verdict) -> str:
@@ -143,6 +145,7 @@ BROKEN: list[tuple[str, dict[str, bytes | int], str]] = [
     ("executable", {"mountinfo": MOUNTS.replace("noexec,", "").encode()}, "mount /run"),
     ("too large", {"mountinfo": MOUNTS.replace("size=10240k", "size=90000k").encode()}, "size of /home"),
     ("files", {"limits": LIMITS.replace("512 ", "1024").encode()}, "Max open files"),
+    ("no name", {"mountinfo": MOUNTS.replace("/etc/passwd", "/x").encode()}, "mount /etc/passwd"),
     ("memory", {"memory.max": b"max\n"}, "cgroup limit memory"),
     ("swap", {"memory.swap.max": b"max\n"}, "cgroup limit swap"),
     ("processes", {"pids.max": b"max\n"}, "cgroup limit pids"),
