@@ -26,7 +26,7 @@ from supervisor.observability.log import get_logger
 from supervisor.reaping.estate import Estate
 from supervisor.reaping.reconciler import Reconciler
 from supervisor.sandbox.attach import attach_gate
-from supervisor.sandbox.containers import PROGRAMS, HardenedContainers, program
+from supervisor.sandbox.containers import PROGRAMS, HardenedContainer, HardenedContainers, program
 from supervisor.sandbox.handing import AdoptedSandbox, HandedSandbox
 from supervisor.sandbox.inside import UNSEEN, Judged, judged
 from supervisor.sandbox.leaving import LONGEST_GRACE, Gate, SandboxTerminal, claimed
