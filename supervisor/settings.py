@@ -317,6 +317,9 @@ class Settings:
         "Sessions at once from one address (IPv6: one /64).",
         _between(1, 100_000),
     )
+    profiles: Path | None = _setting(
+        "PROFILES_FILE", None, _path, "Kinds of session that signed configs may choose from, in TOML."
+    )
     waiting_line: int = _setting(
         "WAITING_LINE_SIZE",
         0,

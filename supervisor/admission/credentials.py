@@ -46,7 +46,8 @@ class Credentials:
             of this server. api_key, access_token: for the command in the sandbox; at least one unless
             `local`. endpoint, control_host: hosts that the signed config names. bypass_rate_limit: the signed
             config asks for no limits (for tests of the page). token_verified: the access token's issuer has
-            signed it, by a key that the operator has.
+            signed it, by a key that the operator has. profile: the kind of session that the signed config
+            chooses.
     """
 
     kind: Kind
@@ -56,6 +57,7 @@ class Credentials:
     control_host: str | None = None
     bypass_rate_limit: bool = False
     token_verified: bool = False
+    profile: str = ""
 
     @property
     def standing(self) -> Standing:
@@ -133,6 +135,7 @@ def verify_signed_config(
         endpoint=_host(values, "endpoint"),
         control_host=_host(values, "controlAPIHost"),
         bypass_rate_limit=values.get("bypassRateLimit") is True,
+        profile=_profile(values.get("profile")),
     )
     return _with_any(credentials)
 
@@ -177,6 +180,14 @@ def _signed_by_any(config: str, signature: str | None, secrets: Sequence[str]) -
         for secret in secrets
     ]
     return any(matches)
+
+
+def _profile(value: Json) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        _refuse("profile in the signed configuration is not a name.")
+    return value
 
 
 def _secret(value: Json, longest: int) -> str | None:

@@ -25,6 +25,7 @@ from supervisor.admission.environment import filter_client_environment
 from supervisor.admission.token import OneTimeTokens, cookie_values
 from supervisor.errors import SessionRefusedError
 from supervisor.gateway.http import Request
+from supervisor.profiles import read_profiles
 from supervisor.protocol.closing import EndReason
 from supervisor.sandbox.terminal import LeaseRequest, SandboxProvider
 from supervisor.session.registry import SessionRegistry
@@ -58,12 +59,14 @@ class Identity:
         standing: what kind of visitor that makes.
         bypasses_limits: whether limits of rates do not hold, which a signed config may ask for where the
             operator allows it.
+        profile: kind of session that a signed config has chosen; empty for the ordinary one.
     """
 
     owner: bytes = attrs.field(repr=False)
     environment: dict[str, str] = attrs.field(repr=False)
     standing: Standing = "local"
     bypasses_limits: bool = False
+    profile: str = ""
 
 
 class House:
@@ -86,6 +89,7 @@ class House:
         self.provider = provider
         self.registry = registry
         self.door = Door(settings)
+        self.profiles = read_profiles(settings)
         self.capacity = Capacity(settings, registry)
         self.tokens = tokens
         self._access_tokens = AccessTokens(settings)
@@ -161,12 +165,15 @@ class House:
         if credentials.access_token is not None:
             verified = self._access_tokens.check(credentials.access_token, time.time())
             credentials = attrs.evolve(credentials, token_verified=verified)
+        if credentials.profile and credentials.profile not in self.profiles:
+            raise SessionRefusedError(EndReason.POLICY.value, "There is no such profile here.")
         environment = filter_client_environment(presented.environment, self.settings.environment_allow)
         return Identity(
             owner=credentials.digest(self._digest_key),
             environment=environment | credentials.environment(),
             standing="local" if self.needs_token else credentials.standing,
             bypasses_limits=credentials.bypass_rate_limit and self.settings.allow_bypass,
+            profile=credentials.profile,
         )
 
     def _credentials(self, presented: Presented, has_token: bool) -> Credentials:
@@ -199,18 +206,21 @@ class House:
             SessionRefusedError: the id belongs to other credentials, was used too often, or there is no room.
             SandboxError: a new one could not be started.
         """
-        if session_id and (session := self.registry.find(session_id, identity.owner)):
+        session = self.registry.find(session_id, identity.owner) if session_id else None
+        if session_id and session and session.visitor.profile == identity.profile:
             if not identity.bypasses_limits:
                 self.door.resume(client, session_id)
             return session, True
         key = b"" if client.exempt or identity.bypasses_limits else client.key
-        visitor = Visitor(identity.standing, key)
+        visitor = Visitor(identity.standing, key, identity.profile)
+        settings = self.profiles.get(identity.profile, self.settings)
         request = LeaseRequest(
             session_id="",
-            command=self.settings.command,
+            command=settings.command,
             environment=identity.environment,
             cols=cols,
             rows=rows,
+            profile=identity.profile,
         )
         await self.capacity.admit(identity.owner, visitor)
-        return await self.registry.create(identity.owner, request, visitor), False
+        return await self.registry.create(identity.owner, request, visitor, settings), False

@@ -61,7 +61,7 @@ class V1Speaker:
 
     async def attach(self, session: Session, resumed: bool) -> tuple[Attachment, Iterator[str | bytes]]:
         """Say hello, and for an empty screen what the session has shown so far."""
-        settings = self._house.settings
+        settings = session.settings
         offset, history = 0, b""
         if resumed and self._auth.offset is not None:
             offset = self._auth.offset

@@ -134,6 +134,7 @@ class DockerProvider:
         security: see `SandboxProvider`; set by whoever verified.
         occupied: sandboxes in use, by session id.
         reconciler: what looks for left-over containers, once that has begun.
+        profiles: the providers of the operator's profiles, by name.
     """
 
     def __init__(
@@ -147,7 +148,13 @@ class DockerProvider:
         self._starting = trio.CapacityLimiter(STARTS_AT_ONCE)
         self.occupied: dict[str, Sandbox] = {}
         self.reconciler: Reconciler | None = None
+        self.profiles: dict[str, DockerProvider] = {}
         self._failed_at = -math.inf
+
+    def add_profile(self, name: str, provider: "DockerProvider") -> None:
+        """Lease by `provider` what is asked for under that name. It counts its sandboxes with the others."""
+        provider.occupied = self.occupied
+        self.profiles[name] = provider
 
     def __repr__(self) -> str:
         return f"<DockerProvider {self._starting.borrowed_tokens} starting {self.containers.pending!r}>"
@@ -175,6 +182,11 @@ class DockerProvider:
     @asynccontextmanager
     async def lease(self, request: LeaseRequest) -> AsyncGenerator[Terminal]:
         """See `SandboxProvider`."""
+        if request.profile:
+            provider = self.profiles[request.profile]
+            async with provider.lease(attrs.evolve(request, profile="")) as terminal:
+                yield terminal
+            return
         request = self.complete(request)
         began = trio.current_time()
         async with self.prepare(request.lifetime) as sandbox, sandbox.claim(request) as terminal:

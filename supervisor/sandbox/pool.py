@@ -202,7 +202,8 @@ class WarmPool:
         """See `SandboxProvider`; from the pool if it can, cold if it must."""
         async with AsyncExitStack() as stack:
             began = trio.current_time()
-            terminal = await self._claim_warm(stack, request)
+            # What waits is of the ordinary kind.
+            terminal = None if request.profile else await self._claim_warm(stack, request)
             if terminal is None:
                 self._cold += 1
                 terminal = await stack.enter_async_context(self.provider.lease(request))

@@ -17,6 +17,7 @@ from supervisor.errors import ConfigurationError, SandboxError
 from supervisor.measures import Measure, SecurityStatus, parse_opt_outs
 from supervisor.observability.log import get_logger
 from supervisor.observability.metrics import engine_called
+from supervisor.profiles import read_profiles
 from supervisor.provision.compiler import docker_directory
 from supervisor.reaping.engine_health import EngineHealth
 from supervisor.reaping.estate import Estate, new_estate
@@ -141,6 +142,16 @@ async def open_docker_provider(
                 missing = missing_measures(engine, settings)
                 nursery.start_soon(health.run)
                 provider = await _verified(docker, own, settings, nursery, pending, health, engine, missing)
+                for name, changed in read_profiles(settings).items():
+                    try:
+                        special = await _verified(
+                            docker, own, changed, nursery, pending, health, engine, missing
+                        )
+                        if verify:
+                            await _prove(special, changed, missing)
+                    except ConfigurationError as error:
+                        raise ConfigurationError(f"profile {name}: {error}") from error
+                    provider.add_profile(name, special)
                 if verify:
                     await _prove(provider, settings, missing)
             except ConfigurationError as error:  # kept out of the nursery, which would wrap it

@@ -54,6 +54,7 @@ class LeaseRequest:
         cols, rows: size of the window before the command's first instruction.
         lifetime: seconds after which the sandbox ends itself, whatever has become of the supervisor.
         hangup_grace: seconds between a hang-up and the end of whoever ignores it.
+        profile: name of the operator's profile; empty for the ordinary settings.
         facts: filled in by the provider; the asker keeps it.
     """
 
@@ -64,6 +65,7 @@ class LeaseRequest:
     rows: int = 24
     lifetime: float = 2100.0
     hangup_grace: float = 2.0
+    profile: str = ""
     facts: SandboxFacts = attrs.field(factory=SandboxFacts, eq=False, repr=False)
 
 

@@ -543,3 +543,28 @@ async def test_tokens_that_the_issuer_signed_are_authenticated(autojump_clock: C
         assert (await refused(s, apiKey="app.key:secret", accessToken=jwt({"sub": "x"})))[0] == 4001
         assert (await refused(s, **signed(accessToken=jwt({"sub": "x"}))))[0] == 4001
         assert (await refused(s, **signed()))[0] == 4009
+
+
+# ---------------------------------------------------------------------- profiles
+
+
+async def test_only_a_signer_chooses_a_profile(autojump_clock: Clock, tmp_path: Path) -> None:
+    profiles = tmp_path / "profiles.toml"
+    profiles.write_text("[short]\nSESSION_COMMAND = 'special command'\nMAX_SESSION_DURATION_MS = 5000\n")
+    async with stage(house(profiles=profiles, allow_unsigned=True)) as s:
+        client = await s.v1(**signed(profile="short"))
+        assert (s.terminal.request.profile, s.terminal.request.command) == ("short", ("special", "command"))
+        assert client.hello["maxDurationMs"] == 5000
+        # An unsigned copy beside it, or none at all, counts for nothing.
+        for auth in ({**signed(), "profile": "short"}, {"apiKey": "app.key:secret", "profile": "short"}):
+            with suppress(ClosedError):
+                await s.v1(**auth)
+                assert s.terminal.request.profile == ""
+        # Resuming goes to a session of the same profile, never into another.
+        same = await s.v1(sessionId=client.hello["sessionId"], **signed(profile="short"))
+        assert same.hello["resumed"]
+        other = await s.v1(sessionId=client.hello["sessionId"], **signed())
+        assert not other.hello["resumed"]
+        assert await client.closed() == (4004, "max-duration")
+        assert (await refused(s, **signed(profile="unknown")))[0] == 4008
+        assert (await refused(s, **signed(profile=["short"])))[0] == 4001
