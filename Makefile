@@ -18,7 +18,7 @@ test:  ## set everything up and run all tests
 	@.ci/bootstrap test && exec .venv/bin/python .ci/test $(PYTEST_ARGS)
 
 soak:  ## the tests of faults with 200 kills at random moments instead of 10 (about half an hour)
-	@.ci/bootstrap test && exec env SIGKILL_ROUNDS=200 TEST_TIME_LIMIT=7200 .venv/bin/python .ci/test tests/faults
+	@.ci/bootstrap test && exec env SIGKILL_ROUNDS=200 TEST_TIME_LIMIT=7200 .venv/bin/python .ci/test -o faulthandler_timeout=0 tests/faults
 
 check: ## formatter, linter, two type checkers, the arrows between packages, shell scripts
 	@.ci/bootstrap check && exec .ci/check

@@ -73,6 +73,8 @@ class AblySpeaker:
             history = await read_history(session)
             # Live output goes on in the state in which a replay ends, so nothing comes between the two.
             offset, output = history.offset, CLEAR + output + history.data
+            if history.full_screen:
+                session.redraw()
             # One of several connections with the same id is the newest; the others give up, or they would
             # take the session from each other for ever.
             session.replace(lambda attachment: not attachment.acknowledges)

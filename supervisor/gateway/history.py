@@ -1,5 +1,6 @@
 """What a session has shown so far, for a client whose screen is empty."""
 
+import re
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -17,11 +18,20 @@ CLEAR: Final = b"\x1bc"
 """RIS: empties the screen and what is above it, so that a history is not shown twice."""
 
 
+_SCREENS: Final = re.compile(rb"\x1b\[\?(?:1049|1047|47)([hl])")
+
+
 class History(NamedTuple):
-    """Bytes that restore an empty screen, and the absolute offset at which live output goes on."""
+    """Bytes that restore an empty screen, and the absolute offset at which live output goes on.
+
+    Attributes:
+        full_screen: whether a program fills the screen, or may do so where the beginning is lost. What it has
+            drawn can be restored in part only; it is to be asked to draw again.
+    """
 
     data: bytes
     offset: int
+    full_screen: bool
 
 
 async def read_history(session: Session) -> History:
@@ -32,4 +42,6 @@ async def read_history(session: Session) -> History:
         replay = rewrite()
     else:
         replay = await trio.to_thread.run_sync(rewrite, abandon_on_cancel=True)
-    return History(replay.data, start + replay.live_offset)
+    switches = _SCREENS.findall(replay.data)
+    full_screen = switches[-1] == b"h" if switches else start > 0
+    return History(replay.data, start + replay.live_offset, full_screen)

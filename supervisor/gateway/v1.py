@@ -62,18 +62,21 @@ class V1Speaker:
     async def attach(self, session: Session, resumed: bool) -> tuple[Attachment, Iterator[str | bytes]]:
         """Say hello, and for an empty screen what the session has shown so far."""
         settings = session.settings
-        offset, history = 0, b""
+        offset, history, incomplete = 0, b"", False
         if resumed and self._auth.offset is not None:
             offset = self._auth.offset
             if offset > session.scrollback.end:
                 raise PeerError("asked for output that was not written yet")
+            incomplete = offset < session.scrollback.start
         elif resumed:
             shown = await read_history(session)
-            offset, history = shown.offset, CLEAR + shown.data
+            offset, history, incomplete = shown.offset, CLEAR + shown.data, shown.full_screen
         attachment = session.attach(
             offset=offset, window=settings.output_window, role=self._auth.role, acknowledges=True
         )
         self._resize(attachment)
+        if incomplete:
+            session.redraw()
         hello = v1.hello(
             session_id=session.id,
             resumed=resumed,

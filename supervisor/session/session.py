@@ -44,6 +44,7 @@ log = get_logger(__name__)
 
 READ_SIZE = 64 * 1024  # bytes taken from the terminal at once
 INPUT_PIECE = 4096  # bytes typed at once: what a PTY takes without waiting
+REDRAW_PAUSE = 0.1  # seconds for a program to notice the changed size before it is changed back
 FIRST_VIEWER_GRACE = 10.0  # seconds for the viewer that asked for the session to attach
 LATE_ECHO = 1.0  # seconds after which output is no answer to a key any more
 LIFETIME_MARGIN = (
@@ -104,6 +105,7 @@ class Session:
         self._size = (request.cols, request.rows)
         self._size_applied: tuple[int, int] | None = self._size
         self._size_changed = trio.Event()
+        self._redraw = False
         self._attachments: set[Attachment] = set()
         self._room = trio.lowlevel.ParkingLot()
         self._input = bytearray()
@@ -430,9 +432,24 @@ class Session:
             self._size = (cols, rows)
             self._size_changed.set()
 
+    def redraw(self) -> None:
+        """Have a program that fills the screen draw all of it again, for a client whose screen is not what
+        the program thinks. Programs look whether their size really changed, so it does, for a moment."""
+        self._redraw = True
+        self._size_changed.set()
+
     async def _apply_sizes(self, terminal: Terminal) -> None:
         while True:
-            if self._size != self._size_applied:
+            if self._redraw:
+                self._redraw = False
+                cols, rows = self._size
+                self._size_applied = cols, rows - 1 if rows > 1 else rows + 1
+                try:
+                    await terminal.resize(*self._size_applied)
+                except trio.BrokenResourceError:
+                    await trio.sleep_forever()  # as for input
+                await trio.sleep(REDRAW_PAUSE)
+            elif self._size != self._size_applied:
                 self._size_applied = self._size
                 try:
                     await terminal.resize(*self._size)

@@ -379,3 +379,13 @@ def test_states_only_move_forward() -> None:
     state = SessionState.CREATED.forward(SessionState.STARTING)
     with pytest.raises(RuntimeError, match="cannot go from STARTING to CREATED"):
         state.forward(SessionState.CREATED)
+
+
+async def test_a_program_is_made_to_draw_again_by_a_change_of_size_that_is_taken_back(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    async with stage() as s:
+        session, terminal = await s.start()
+        session.redraw()
+        await trio.sleep(1)
+        assert terminal.sizes == [(100, 30), (100, 29), (100, 30)]
