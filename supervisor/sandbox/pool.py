@@ -25,6 +25,10 @@ log = get_logger(__name__)
 
 CLAIM_MARGIN: Final = 60.0
 """Seconds that a gate waits longer than the pool keeps it, so that no claim meets a gate that gives up."""
+HEAD_START: Final = 0.1
+"""Seconds after a claim before the pool refills: a start takes all that a small host has, and whoever
+has just come shall have a prompt first.
+"""
 FIRST_BACK_OFF: Final = 1.0
 LONGEST_BACK_OFF: Final = 60.0
 """Seconds between attempts while sandboxes cannot be prepared, or die as soon as they are."""
@@ -144,6 +148,7 @@ class WarmPool:
                 if len(self._waiting) >= self._size:
                     self._changed = trio.Event()
                     await self._changed.wait()
+                    await trio.sleep(HEAD_START)
                     continue
                 await trio.sleep(_back_off(failures + self._early_ends))
                 try:

@@ -410,7 +410,8 @@ class Session:
                 while not self._input:
                     await self._input_arrived.park()
                 piece = bytes(self._input[:INPUT_PIECE])
-                await trio.sleep(limiter.charge(len(piece), trio.current_time()))
+                if delay := limiter.charge(len(piece), trio.current_time()):
+                    await trio.sleep(delay)
                 sent = 0
                 while sent < len(piece):
                     count = await terminal.send_some(piece[sent:])

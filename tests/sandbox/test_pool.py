@@ -12,7 +12,7 @@ from supervisor.engine import Docker
 from supervisor.errors import ConfigurationError, SandboxError
 from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.identity import LABEL_INSTANCE
-from supervisor.sandbox.pool import CLAIM_MARGIN, LONGEST_BACK_OFF, WarmPool
+from supervisor.sandbox.pool import CLAIM_MARGIN, HEAD_START, LONGEST_BACK_OFF, WarmPool
 from supervisor.sandbox.providers import open_docker_provider
 from supervisor.sandbox.terminal import LeaseRequest, Terminal
 from supervisor.settings import Settings
@@ -128,7 +128,9 @@ async def test_it_is_filled_one_after_another_and_refilled(
         assert memory.most_starting == 1
         async with pool.lease(REQUEST):
             assert pool.statistics().waiting == 2
-            await trio.sleep(START + 0.01)
+            await trio.sleep(HEAD_START - 0.01)
+            assert len(memory.attempts) == 3, "whoever has just come gets a prompt first"
+            await trio.sleep(START + 0.02)
             assert pool.statistics().waiting == 3
             assert len(memory.alive) == 4
         assert len(memory.alive) == 3
