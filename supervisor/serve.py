@@ -20,8 +20,9 @@ from supervisor.gateway.pages import Pages
 from supervisor.gateway.server import Gateway
 from supervisor.observability.log import get_logger
 from supervisor.protocol.closing import EndReason
-from supervisor.sandbox.providers import handing, open_provider
+from supervisor.sandbox.providers import handing, measuring, open_provider
 from supervisor.sandbox.terminal import SandboxProvider
+from supervisor.session.monitor import ResourceMonitor
 from supervisor.session.record import Records
 from supervisor.session.registry import SessionRegistry
 from supervisor.settings import Settings
@@ -38,11 +39,12 @@ class Supervisor:
     registry: SessionRegistry
     gateway: Gateway
     tokens: OneTimeTokens
+    monitor: ResourceMonitor
 
     @property
     def view(self) -> View:
         """What its operator sees."""
-        return View(self.settings, self.provider, self.registry, self.gateway)
+        return View(self.settings, self.provider, self.registry, self.gateway, self.monitor)
 
     @property
     def url(self) -> str:
@@ -84,12 +86,15 @@ async def running(
         registry = SessionRegistry(settings, provider, sessions)
         records = session_records(provider)
         registry.watchers.append(records)
+        monitor = ResourceMonitor(settings, registry, measuring(provider), records)
         tokens = OneTimeTokens(settings.access_token)
         gateway = Gateway(House(settings, provider, registry, tokens), pages)
         async with trio.open_nursery() as connections:
             await connections.start(gateway.run)
+            if settings.monitoring:
+                connections.start_soon(monitor.run)
             try:
-                yield Supervisor(settings, provider, registry, gateway, tokens)
+                yield Supervisor(settings, provider, registry, gateway, tokens, monitor)
             finally:
                 registry.close(EndReason.SHUTDOWN)
                 connections.cancel_scope.cancel()

@@ -658,6 +658,44 @@ class Settings:
         "Time between two searches for left-over containers.",
         _between(1, 1e5),
     )
+    monitoring: bool = _setting(
+        "ENABLE_RESOURCE_MONITORING",
+        True,
+        _boolean,
+        "Measure what sessions use, and tell who hits a limit.",
+    )
+    monitor_interval: float = _setting(
+        "RESOURCE_MONITORING_INTERVAL_MS",
+        5.0,
+        _milliseconds,
+        "Time between two looks at a session's resources.",
+        _between(0.1, 3600),
+    )
+    alert_percent: float = _setting(
+        "RESOURCE_ALERT_PERCENT",
+        90.0,
+        float,
+        "Part of a limit at which operators are told.",
+        _between(1, 100),
+    )
+    warn_after: int = _setting(
+        "RESOURCE_WARN_AFTER",
+        2,
+        int,
+        "Strikes (intervals with a process ended for memory, or refused for their number) until a session is "
+        "warned; 0: never.",
+        _between(0, 100_000),
+    )
+    throttle_after: int = _setting(
+        "RESOURCE_THROTTLE_AFTER",
+        4,
+        int,
+        "Strikes until it is slowed down; 0: never.",
+        _between(0, 100_000),
+    )
+    end_after: int = _setting(
+        "RESOURCE_END_AFTER", 24, int, "Strikes until it is ended; 0: never.", _between(0, 100_000)
+    )
     audit_log: str = _setting(
         "SECURITY_AUDIT_LOG",
         "true",

@@ -51,6 +51,7 @@ class LiveNumbers:
             leases.add_metric(["cold"], numbers.cold)
             yield leases
         yield from self._containers()
+        yield from self._resources()
 
     def _security(self) -> Iterator[Metric]:
         security = self._view.provider.security
@@ -87,6 +88,33 @@ class LiveNumbers:
         yield _total("input_bytes", "Bytes that have been typed.", typed)
         kept = sum(session.scrollback.end - session.scrollback.start for session in registry)
         yield _plain("scrollback_bytes", "Output kept for a resume.", kept)
+
+    def _resources(self) -> Iterator[Metric]:
+        """Sums and maxima: a series for each session would be gone before anybody looked at it."""
+        watched = list(self._view.monitor.watched.values())
+        usages = [each.usage for each in watched]
+        yield _plain("measured_sessions", "Sessions whose resources are measured.", len(usages))
+        numbers: dict[str, list[float]] = {
+            "memory_bytes": [usage.memory for usage in usages],
+            "cpu_ratio": [each.cpu_percent / 100 for each in watched],
+            "pids": [usage.pids for usage in usages],
+        }
+        for name, values in numbers.items():
+            family = GaugeMetricFamily(
+                f"{PREFIX}session_{name}",
+                "What sessions use at the moment: of all together, and of the one that uses most.",
+                labels=["of"],
+            )
+            family.add_metric(["all"], sum(values))
+            family.add_metric(["largest"], max(values, default=0))
+            yield family
+        traffic = GaugeMetricFamily(
+            f"{PREFIX}session_network_bytes", "Traffic of the sessions that are open.", labels=["direction"]
+        )
+        traffic.add_metric(["received"], sum(usage.received for usage in usages))
+        traffic.add_metric(["sent"], sum(usage.sent for usage in usages))
+        yield traffic
+        yield _plain("sessions_throttled", "Sessions slowed down.", sum(each.throttled for each in watched))
 
     def _containers(self) -> Iterator[Metric]:
         if not (docker := self._view.docker):

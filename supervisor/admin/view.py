@@ -11,6 +11,7 @@ from supervisor.reaping.reconciler import Reconciler
 from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.pool import WarmPool
 from supervisor.sandbox.terminal import SandboxProvider
+from supervisor.session.monitor import ResourceMonitor, Watched
 from supervisor.session.registry import SessionRegistry
 from supervisor.session.session import Session
 from supervisor.settings import Settings
@@ -28,6 +29,7 @@ class View:
     provider: SandboxProvider
     registry: SessionRegistry
     gateway: Gateway
+    monitor: ResourceMonitor
     started_at: float = attrs.field(factory=time.time)
 
     @property
@@ -72,6 +74,7 @@ class View:
                 "input_bytes": numbers.input_bytes,
                 "output_bytes": numbers.output_bytes,
                 "scrollback_bytes": session.scrollback.end - session.scrollback.start,
+                "usage": _usage(self.monitor.watched.get(session.id)),
                 "container": session.facts.container or None,
             }
 
@@ -93,3 +96,22 @@ class View:
             "cleanup": attrs.asdict(self.docker.containers.pending.statistics()) if self.docker else None,
             "containers": dict(self.reconciler.states) if self.reconciler else None,
         }
+
+
+def _usage(watched: Watched | None) -> dict[str, object] | None:
+    if watched is None:
+        return None
+    usage = watched.usage
+    return {
+        "memory_bytes": usage.memory,
+        "peak_memory_bytes": usage.peak_memory,
+        "cpu_percent": round(watched.cpu_percent, 1),
+        "cpu_seconds": round(usage.cpu_seconds, 3),
+        "pids": usage.pids,
+        "received_bytes": usage.received,
+        "sent_bytes": usage.sent,
+        "oom_kills": usage.oom_kills,
+        "pids_denied": usage.pids_denied,
+        "strikes": watched.strikes,
+        "throttled": watched.throttled,
+    }

@@ -21,7 +21,16 @@ from supervisor.protocol.closing import CLOSINGS, EndReason, close_reason
 from supervisor.protocol.messages import Ignored, Input, Json, Resize
 from supervisor.protocol.output import OutputEncoder
 from supervisor.protocol.sizeprobe import REQUEST, SizeProbe
-from supervisor.session.attachment import Answer, Attachment, Ended, Event, Gap, Output, TimeoutWarning
+from supervisor.session.attachment import (
+    Answer,
+    Attachment,
+    Ended,
+    Event,
+    Gap,
+    Notice,
+    Output,
+    TimeoutWarning,
+)
 from supervisor.session.limiter import TokenBucket
 from supervisor.session.session import Session
 
@@ -130,6 +139,8 @@ class AblySpeaker:
             case TimeoutWarning():
                 text = warning_text(event)
                 return [self._control(ably.status("warning", text)), self._line(text)]
+            case Notice():
+                return [self._line(event.text)]
             case Answer():
                 return [event.text]
             case _:

@@ -21,6 +21,7 @@ from supervisor.session.attachment import (
     Ended,
     Event,
     Gap,
+    Notice,
     Output,
     TimeoutWarning,
     TimeoutWarningCleared,
@@ -134,6 +135,8 @@ class V1Speaker:
                 return [event.data]
             case Gap():
                 return [v1.gap(event.start, event.end)]
+            case Notice():
+                return [v1.notice(event.text)]
             case TimeoutWarning():
                 return [v1.warning(event.kind, event.seconds, warning_text(event))]
             case TimeoutWarningCleared():

@@ -75,6 +75,18 @@ engine_call_errors: Final = Counter(
     ["call", "outcome"],
     registry=REGISTRY,
 )
+resource_violations: Final = Counter(
+    f"{PREFIX}resource_violations",
+    "Intervals in which a session hit a limit, by limit.",
+    ["limit"],
+    registry=REGISTRY,
+)
+resource_alerts: Final = Counter(
+    f"{PREFIX}resource_alerts",
+    "Times that a session came near a limit, by resource.",
+    ["resource"],
+    registry=REGISTRY,
+)
 audit_events: Final = Counter(
     f"{PREFIX}audit_events",
     "Audit events, the suppressed ones included.",

@@ -36,6 +36,8 @@ class EndReason(StrEnum):
     """Nobody was attached for longer than the grace for a resume."""
     ENDED = "ended"
     """The session ended on the server: its sandbox was lost, or an operator ended it."""
+    RESOURCES = "resources"
+    """The session hit the limits of its resources again and again."""
     SHUTDOWN = "shutdown"
     """The server is going away."""
     HANDOVER = "handover"
@@ -135,6 +137,15 @@ CLOSINGS: Mapping[EndReason, Closing] = MappingProxyType(
             4004,
             "Session ended on the server",
             "The session was ended on the server.",
+            False,
+            "disconnected",
+        ),
+        EndReason.RESOURCES: Closing(
+            4004,
+            "resources",
+            4004,
+            "Session used too many resources",
+            "The session ended because it hit the limits of its resources again and again.",
             False,
             "disconnected",
         ),

@@ -193,6 +193,11 @@ def warning(kind: TimeoutKind, ends_in: float, message: str) -> str:
     return _build("warning", kind=kind, endsInMs=_milliseconds(ends_in), message=message)
 
 
+def notice(message: str) -> str:
+    """Return a sentence about the session, for people; nothing needs to be done about it."""
+    return _build("notice", message=message)
+
+
 def warning_cleared(kind: TimeoutKind) -> str:
     """Return the message that the warning of this kind holds no longer."""
     return _build("warningCleared", kind=kind)

@@ -34,6 +34,7 @@ from supervisor.sandbox.lifeline import SOCKET_NAME, LifelineTerminal, open_life
 from supervisor.sandbox.policy import HardeningPolicy, Mount
 from supervisor.sandbox.seen import only_child
 from supervisor.sandbox.terminal import LeaseRequest, Terminal
+from supervisor.sandbox.usage import Cgroups, Usage, find_cgroups
 from supervisor.sandbox.users import user_name
 from supervisor.sandbox.waiting import Fitness
 
@@ -47,6 +48,8 @@ CONNECT_TIMEOUT: Final = 10.0
 """Seconds for a gate to connect once the engine has started it. It takes about a millisecond."""
 FAILURE_MEMORY: Final = 30.0
 """Seconds for which a failed start counts as a reason to expect the next one to fail."""
+UPDATE_TIMEOUT: Final = 10.0
+"""Seconds for the engine to change a container's limit."""
 IDLE_TIME: Final = 60.0
 """Seconds that a gate waits for its claim, which a lease makes as soon as it is ready."""
 
@@ -60,6 +63,7 @@ class Sandbox:
         container: the engine's.
         pid: of its first process, in the engine's process namespace; it may be reused once the container has
             ended.
+        cgroups: where its use of resources can be read, if this host shows it.
     """
 
     name: str
@@ -69,6 +73,7 @@ class Sandbox:
     _occupied: dict[str, "Sandbox"]
     _fitness: Fitness | None
     _judged: Judged = UNSEEN
+    cgroups: Cgroups | None = None
 
     @asynccontextmanager
     async def claim(self, request: LeaseRequest) -> AsyncGenerator[SandboxTerminal]:
@@ -90,6 +95,8 @@ class Sandbox:
                 yield terminal
             finally:
                 del self._occupied[request.session_id]
+                if self.cgroups and (peak := self.cgroups.peak_memory()):
+                    request.facts.peak_memory = peak
 
     @property
     def verified(self) -> Mapping[Measure, tuple[str, ...]]:
@@ -287,7 +294,28 @@ class DockerProvider:
         return self._sandbox(made, pid, gate, found)
 
     def _sandbox(self, made: HardenedContainer, pid: int, gate: Gate, found: Judged) -> Sandbox:
-        return Sandbox(made.name, made.engine, pid, gate, self.occupied, Fitness(made, pid), found)
+        cgroups = find_cgroups(pid, made.engine.id)
+        return Sandbox(made.name, made.engine, pid, gate, self.occupied, Fitness(made, pid), found, cgroups)
+
+    # ------------------------------------------------------------------ resources
+
+    def usage(self, session_id: str) -> Usage | None:
+        """See `MeasuringProvider`."""
+        sandbox = self.occupied.get(session_id)
+        return sandbox.cgroups.read() if sandbox and sandbox.cgroups else None
+
+    async def throttle(self, session_id: str, part: float) -> None:
+        """See `MeasuringProvider`."""
+        sandbox = self.occupied.get(session_id)
+        if sandbox is None:
+            return
+        limit = {"NanoCpus": int(self.containers.policy.nano_cpus * part)}
+        try:
+            await self.containers.site.docker.api.json(
+                "POST", f"containers/{sandbox.name}/update", body=limit, timeout=UPDATE_TIMEOUT
+            )
+        except DockerError as error:
+            raise SandboxError(f"the engine refuses to slow a container down: {error}") from error
 
     # ------------------------------------------------------------------ another process
 
@@ -307,7 +335,15 @@ class DockerProvider:
     @asynccontextmanager
     async def _adopted(self, session_id: str, handed: HandedSandbox) -> AsyncGenerator[None]:
         async with self.containers.adopt(handed.name) as container:
-            self.occupied[session_id] = Sandbox(handed.name, container, handed.pid, None, self.occupied, None)
+            self.occupied[session_id] = Sandbox(
+                handed.name,
+                container,
+                handed.pid,
+                None,
+                self.occupied,
+                None,
+                cgroups=find_cgroups(handed.pid, ""),  # as sure as the pid, which the lifeline vouches for
+            )
             try:
                 yield
             finally:

@@ -79,6 +79,12 @@ async def open_provider(settings: Settings, estate: Estate | None = None) -> Asy
                 nursery.cancel_scope.cancel()
 
 
+def measuring(provider: SandboxProvider) -> DockerProvider | None:
+    """Return what of `provider` can measure sandboxes; None where nothing can."""
+    inner = provider.provider if isinstance(provider, WarmPool) else provider
+    return inner if isinstance(inner, DockerProvider) else None
+
+
 def handing(provider: SandboxProvider) -> HandingProvider | None:
     """Return what of `provider` can hand sandboxes over to another process; None where nothing can."""
     inner = provider.provider if isinstance(provider, WarmPool) else provider

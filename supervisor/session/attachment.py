@@ -41,6 +41,13 @@ class Gap:
 
 
 @attrs.frozen
+class Notice:
+    """A sentence about the session, for whoever is in it."""
+
+    text: str
+
+
+@attrs.frozen
 class TimeoutWarning:
     """The session will end in `seconds` for the reason that `kind` names."""
 
@@ -78,7 +85,9 @@ class Ended:
     status: ExitStatus | None = None
 
 
-Event: TypeAlias = Output | Gap | TimeoutWarning | TimeoutWarningCleared | Attendance | Answer | Ended
+Event: TypeAlias = (
+    Output | Gap | Notice | TimeoutWarning | TimeoutWarningCleared | Attendance | Answer | Ended
+)
 
 
 class Attachment:
@@ -211,5 +220,7 @@ class Attachment:
         return event
 
 
-def _matter(event: Event) -> tuple[type[Event], TimeoutKind | None]:
+def _matter(event: Event) -> tuple[type[Event], str | None]:
+    if isinstance(event, Notice):
+        return Notice, event.text
     return type(event), event.kind if isinstance(event, TimeoutWarning | TimeoutWarningCleared) else None

@@ -29,6 +29,7 @@ from supervisor.session.attachment import (
     Attendance,
     Ended,
     Event,
+    Notice,
     TimeoutWarning,
     TimeoutWarningCleared,
 )
@@ -372,6 +373,10 @@ class Session:
             self._abandoned_at = trio.current_time() + self.settings.resume_grace
             self._last_viewer_left.unpark_all()
         self._tell(self._attendance())
+
+    def tell_notice(self, text: str) -> None:
+        """Tell everybody in the session a sentence about it."""
+        self._tell(Notice(text))
 
     def _tell(self, event: Event) -> None:
         for attachment in self._attachments:

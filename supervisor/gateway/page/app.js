@@ -142,6 +142,8 @@ function ended({ code, title, text }) {
 function showMessage(message) {
   if (message.type === "viewers") {
     page.viewers(message.writers + message.viewers);
+  } else if (message.type === "notice") {
+    page.note(message.message);
   } else if (message.type === "warning") {
     const text = message.kind === "idle" ? "Press any key to keep this session. It ends in" : "This session reaches its maximum duration. It ends in";
     page.warning(text, performance.now() + message.endsInMs);
