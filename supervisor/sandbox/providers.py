@@ -35,7 +35,7 @@ from supervisor.sandbox.local import LocalProvider, open_local_provider
 from supervisor.sandbox.network import NO_NETWORK, ensure_network, network_need
 from supervisor.sandbox.policy import HardeningPolicy
 from supervisor.sandbox.pool import WarmPool
-from supervisor.sandbox.seccomp import load_profile
+from supervisor.sandbox.seccomp import staged_profile
 from supervisor.sandbox.security import as_required, require_measures, security_status
 from supervisor.sandbox.terminal import SandboxProvider
 from supervisor.sandbox.verify import EngineFacts, missing_measures, own_programs, read_engine, self_test
@@ -147,11 +147,13 @@ async def open_docker_provider(
                 engine = await read_engine(docker, settings)
                 missing = missing_measures(engine, settings)
                 nursery.start_soon(health.run)
-                provider = await _verified(docker, own, settings, nursery, pending, health, engine, missing)
+                provider = await _verified(
+                    docker, own, settings, nursery, pending, health, engine, missing, stack
+                )
                 for name, changed in read_profiles(settings).items():
                     try:
                         special = await _verified(
-                            docker, own, changed, nursery, pending, health, engine, missing
+                            docker, own, changed, nursery, pending, health, engine, missing, stack
                         )
                         if verify:
                             await _prove(special, changed, missing)
@@ -200,11 +202,13 @@ async def _verified(
     health: EngineHealth,
     engine: EngineFacts,
     missing: Mapping[Measure, str],
+    stack: ExitStack,
 ) -> DockerProvider:
     problems = require_measures(missing, parse_opt_outs(settings.hardening_without))
     image: ImageFacts | None = None
     try:
-        seccomp = load_profile(docker_directory() / "seccomp.json")
+        source = docker_directory() / "seccomp.json"
+        seccomp = stack.enter_context(staged_profile(source, estate.directory, engine.machine))
     except ConfigurationError as error:
         problems.append(str(error))
         seccomp = None

@@ -1,8 +1,9 @@
 """Loads the seccomp profile that session containers run under.
 
-The engine takes a profile only as JSON text inside the create call. It does not look at it until the
-container starts, and takes misspelt names of system calls for calls that this kernel lacks. So what can be
-checked is checked here, before anything starts. A profile that allows by default is no profile.
+The engine takes a profile only as JSON text inside the create call (it refuses a path). It does not look at
+it until the container starts, and takes misspelt names of system calls for calls that this kernel lacks. So
+what can be checked is checked here, before anything starts, on a copy that nobody else can write to. A
+profile that allows by default is no profile.
 
 The file is in the format of Docker's own profiles, an extension of the OCI runtime specification's
 `linux.seccomp`.
@@ -10,13 +11,18 @@ The file is in the format of Docker's own profiles, an extension of the OCI runt
 
 import hashlib
 import json
+import os
 import re
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import attrs
 
 from supervisor.errors import ConfigurationError
+from supervisor.provision.compiler import docker_directory
 
 _DENYING = frozenset({"SCMP_ACT_ERRNO", "SCMP_ACT_KILL", "SCMP_ACT_KILL_THREAD", "SCMP_ACT_KILL_PROCESS"})
 _ACTIONS = _DENYING | {"SCMP_ACT_ALLOW", "SCMP_ACT_LOG"}
@@ -34,11 +40,59 @@ class SeccompProfile:
         text: compact JSON without comments, as the engine gets it.
         digest: SHA-256 of `text`, hexadecimal.
         allowed: names of the system calls that some rule allows, perhaps for certain arguments only.
+        named: names in all rules.
+        architectures: that it is for, in libseccomp's spelling.
     """
 
     text: str = attrs.field(repr=False)
     digest: str
     allowed: frozenset[str] = attrs.field(repr=False)
+    named: frozenset[str] = attrs.field(repr=False)
+    architectures: frozenset[str]
+
+
+@contextmanager
+def staged_profile(source: Path, directory: Path, machine: str) -> Generator[SeccompProfile]:
+    """Copy the profile in `source` to a file of our own (mode 0600), check that, and yield it.
+
+    The copy is what an operator can look at while the supervisor runs, whatever becomes of `source`. It is
+    removed on leaving.
+
+    Args:
+        source: the profile.
+        directory: private.
+        machine: of the engine's host, `x86_64` or `aarch64`; the profile must be for it.
+
+    Raises:
+        ConfigurationError: as `load_profile`, or it is not for that machine, or names a call that Linux does
+            not have.
+    """
+    try:
+        descriptor, name = tempfile.mkstemp(prefix="seccomp-", suffix=".json", dir=directory)
+    except OSError as error:
+        raise ConfigurationError(f"seccomp profile: cannot be staged: {error}") from error
+    staged = Path(name)
+    try:
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(source.read_bytes())
+        except OSError as error:
+            raise ConfigurationError(f"seccomp profile {source}: {error.strerror}") from error
+        profile = load_profile(staged)
+        problems = [f"Linux has no system call {name!r}" for name in sorted(profile.named - known_calls())]
+        if f"SCMP_ARCH_{machine.upper()}" not in profile.architectures:
+            problems.append(f"archMap: is not for {machine}")
+        if problems:
+            raise ConfigurationError(f"seccomp profile {source}:\n  " + "\n  ".join(problems))
+        yield profile
+    finally:
+        staged.unlink(missing_ok=True)
+
+
+def known_calls() -> frozenset[str]:
+    """Return the names of the system calls that Linux has (`docker/syscalls.txt`)."""
+    lines = (docker_directory() / "syscalls.txt").read_text().splitlines()
+    return frozenset(line for line in lines if line and not line.startswith("#"))
 
 
 def load_profile(path: Path) -> SeccompProfile:
@@ -65,7 +119,9 @@ def load_profile(path: Path) -> SeccompProfile:
     allowed = frozenset(
         name for rule in rules if rule["action"] == "SCMP_ACT_ALLOW" for name in rule["names"]
     )
-    return SeccompProfile(text, hashlib.sha256(text.encode()).hexdigest(), allowed)
+    named = frozenset(name for rule in rules for name in rule["names"])
+    architectures = frozenset(str(entry["architecture"]) for entry in profile["archMap"])
+    return SeccompProfile(text, hashlib.sha256(text.encode()).hexdigest(), allowed, named, architectures)
 
 
 def _problems(profile: Any) -> list[str]:
@@ -77,6 +133,8 @@ def _problems(profile: Any) -> list[str]:
         problems.append("defaultAction: must deny (SCMP_ACT_ERRNO)")
     if not isinstance(profile.get("archMap"), list) or not profile["archMap"]:
         problems.append("archMap: must name the architectures")
+    elif not all(isinstance(entry, dict) and "architecture" in entry for entry in _items(profile["archMap"])):
+        problems.append("archMap: each must be an object with an architecture")
     rules = profile.get("syscalls")
     if not isinstance(rules, list) or not rules:
         return [*problems, "syscalls: must be a list of rules"]

@@ -3,6 +3,7 @@ profile.
 """
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,13 @@ import attrs
 import pytest
 import trio
 
-from sandbox.conftest import execute
+from sandbox.conftest import docker_settings, execute
 from supervisor.errors import ConfigurationError
 from supervisor.provision.compiler import compile_static, docker_directory
 from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.policy import Mount
-from supervisor.sandbox.seccomp import load_profile
+from supervisor.sandbox.providers import open_docker_provider
+from supervisor.sandbox.seccomp import load_profile, staged_profile
 
 PROFILE = docker_directory() / "seccomp.json"
 EPERM, ENOSYS, KILLED = 1, 38, 128 + 31  # SIGSYS
@@ -196,6 +198,7 @@ CONDITION = {"index": 0, "value": 1, "op": "SCMP_CMP_EQ"}
         ({**GOOD, "defaultAction": "SCMP_ACT_LOG"}, "must deny"),
         ({key: value for key, value in GOOD.items() if key != "defaultAction"}, "must deny"),
         ({**GOOD, "archMap": []}, "archMap"),
+        ({**GOOD, "archMap": ["SCMP_ARCH_X86_64"]}, "archMap: each must be an object"),
         ({**GOOD, "syscalls": []}, "list of rules"),
         ({**GOOD, "syscals": []}, "unknown key 'syscals'"),
         ({**GOOD, "syscalls": ["read"]}, r"syscalls\[0\]: must be a JSON object"),
@@ -227,3 +230,46 @@ def test_files_that_are_no_profile(tmp_path: Path) -> None:
     broken.write_bytes(b" " * 300_000)
     with pytest.raises(ConfigurationError, match="longer than"):
         load_profile(broken)
+
+
+def test_staged(tmp_path: Path) -> None:
+    with staged_profile(PROFILE, tmp_path, "x86_64") as profile:
+        (staged,) = tmp_path.iterdir()
+        assert stat.S_IMODE(staged.stat().st_mode) == 0o600
+        assert load_profile(staged) == profile == load_profile(PROFILE)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("profile", "machine", "complaint"),
+    [
+        ({**GOOD, "syscalls": [{**READ, "names": ["read", "raed"]}]}, "x86_64", "no system call 'raed'"),
+        (GOOD, "aarch64", "is not for aarch64"),
+        ({**GOOD, "syscalls": []}, "x86_64", "list of rules"),
+    ],
+)
+def test_what_cannot_be_staged(profile: object, machine: str, complaint: str, tmp_path: Path) -> None:
+    source, directory = tmp_path / "profile.json", tmp_path / "private"
+    source.write_text(json.dumps(profile))
+    directory.mkdir()
+    with (
+        pytest.raises(ConfigurationError, match=complaint),
+        staged_profile(source, directory, machine),
+    ):
+        raise AssertionError
+    assert list(directory.iterdir()) == []
+    with (
+        pytest.raises(ConfigurationError, match="No such file"),
+        staged_profile(tmp_path / "none", directory, machine),
+    ):
+        raise AssertionError
+
+
+@pytest.mark.engine
+async def test_without_its_profile_nothing_starts(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("supervisor.sandbox.providers.docker_directory", lambda: tmp_path)
+    with trio.fail_after(60), pytest.raises(ConfigurationError, match=r"seccomp profile .* No such file"):
+        async with open_docker_provider(docker_settings(request), verify=False):
+            raise AssertionError
