@@ -120,7 +120,24 @@ def command_line(paths: EnginePaths, plan: AddressPlan) -> list[str]:
         f"--containerd-namespace={namespace}",
         f"--containerd-plugins-namespace={namespace}-plugins",
         "--live-restore",
+        *(["--userns-remap=default"] if can_remap_users() else []),
     ]
+
+
+def can_remap_users() -> bool:
+    """Return whether the engine can have the users of containers be others of this host.
+
+    The kernel must have user namespaces and allow them (namespaces(7)), and the engine makes itself a user
+    `dockremap` with subordinate ids (subuid(5)), which stays.
+    """
+    limit = Path("/proc/sys/user/max_user_namespaces")
+    return (
+        Path("/proc/self/ns/user").exists()
+        and limit.exists()
+        and int(limit.read_text()) > 0
+        and find_program("useradd") is not None
+        and os.access("/etc", os.W_OK)
+    )
 
 
 def running_pid(paths: EnginePaths) -> int | None:

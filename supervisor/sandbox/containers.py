@@ -50,7 +50,7 @@ class Site:
         programs: directory of our programs on this host, mounted into containers; None: use those in the
             image.
         sockets: private directory for lifeline sockets and passwd files.
-        remapped: the engine maps the users of containers to others of the host.
+        first_uid: what the containers' user 0 is on this host; None where that cannot be told.
         start_timeout: seconds for a container to come up.
         network_id: of the network that was verified at start, at the engine; empty without one.
         health: of the engine.
@@ -62,7 +62,7 @@ class Site:
     transport: str
     programs: dict[str, Path]
     sockets: Path
-    remapped: bool
+    first_uid: int | None
     start_timeout: float
     network_id: str
     health: EngineHealth
@@ -185,7 +185,7 @@ class HardenedContainers:
         self.site = site
         self.policy = policy
         self.pending = pending
-        self._users = SessionUsers(remapped=site.remapped)
+        self._users = SessionUsers(remapped=site.first_uid != 0)
 
     @contextmanager
     def policy_for_one(self) -> Generator[HardeningPolicy]:

@@ -250,7 +250,7 @@ class DockerProvider:
     async def _start_on_lifeline(self, stack: AsyncExitStack, plan: _Plan) -> Sandbox:
         site = self.containers.site
         policy = stack.enter_context(self.containers.policy_for_one())
-        uid = None if site.remapped else policy.image.uid
+        uid = None if site.first_uid is None else site.first_uid + policy.image.uid
         # Socket and passwd file have no use any more once the gate has connected.
         with self.containers.passwd_mounts(policy) as passwd:
             async with open_lifeline_socket(site.sockets, uid) as listener:

@@ -21,7 +21,7 @@ from supervisor.sandbox.policy import (
     Difference,
     HardeningPolicy,
 )
-from supervisor.sandbox.seen import Seen, glance, look, own_namespaces, parse_report
+from supervisor.sandbox.seen import Mount, Seen, glance, look, own_namespaces, parse_report
 from supervisor.sandbox.users import PASSWD
 from supervisor.settings import KIB
 
@@ -31,6 +31,8 @@ _WRITABLE: Final = frozenset(
     {"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/dev/shm", "/dev/console", "/sys/fs/cgroup"}  # noqa: S108
 )
 _NO_ID: Final = -1
+# A remapped root may not make device nodes (user_namespaces(7)), so runtimes mount the host's in their place.
+_DEVICES: Final = frozenset(f"/dev/{name}" for name in ("full", "null", "random", "tty", "urandom", "zero"))
 
 Check = Callable[[HardeningPolicy, Seen], Iterator[Difference]]
 
@@ -176,7 +178,7 @@ def _apparmor(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
 
 
 def _userns(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
-    if seen.uid_map is None or any(first == outside for first, outside, _ in seen.uid_map):
+    if not _remapped(seen):
         yield Difference("uid_map", "other users of the host", seen.uid_map)
 
 
@@ -205,9 +207,24 @@ def _read_only(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
             continue
         if mount.point in MASKED_PATHS and mount.root == "/null":
             continue
+        if _remapped(seen) and _of_unmapped_users(mount):
+            continue
         yield Difference(f"mount {mount.point}", "ro", sorted(mount.options))
     if seen.mount("/proc/sys") is None:  # every kernel has it; its mount, were it writable, is named above
         yield Difference("mount /proc/sys", "ro", None)
+
+
+def _remapped(seen: Seen) -> bool:
+    return seen.uid_map is not None and all(first != outside for first, outside, _ in seen.uid_map)
+
+
+def _of_unmapped_users(mount: Mount) -> bool:
+    """Return whether a writable mount is one that runtimes make for remapped users, who own nothing in it:
+    devices, and the hierarchies of cgroup v1.
+    """
+    if mount.point in _DEVICES:
+        return mount.root == mount.point.removeprefix("/dev")
+    return mount.kind == "cgroup" and mount.point.startswith("/sys/fs/cgroup/")
 
 
 def _tmpfs(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:

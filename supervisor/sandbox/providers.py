@@ -236,7 +236,7 @@ async def _verified(
         transport=settings.transport,
         programs=programs,
         sockets=estate.directory,
-        remapped=engine.remapped,
+        first_uid=engine.first_uid,
         start_timeout=settings.start_timeout,
         network_id=network.id,
         health=health,

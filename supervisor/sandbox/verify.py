@@ -6,6 +6,7 @@ absent.
 """
 
 import functools
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -51,7 +52,8 @@ class EngineFacts:
         local: containers can have this host's files and sockets mounted.
         runtime: its default OCI runtime.
         machine: `x86_64` or `aarch64`.
-        remapped: it maps the users of containers to others of the host.
+        remapped: it maps the users of containers to others of the host (userns-remap, or rootless).
+        first_uid: what the containers' user 0 is on this host; None where that cannot be told.
         seccomp, apparmor: it and its kernel have these.
         auto_remove: whether containers shall be removed by the engine when they end. Engines before 24.0 kill
             all such containers when they start, in spite of live-restore (moby/moby#46308), so with those it
@@ -62,6 +64,7 @@ class EngineFacts:
     runtime: str
     machine: str
     remapped: bool
+    first_uid: int | None
     seccomp: bool
     apparmor: bool
     auto_remove: bool = True
@@ -104,11 +107,24 @@ async def read_engine(docker: Docker, settings: Settings) -> EngineFacts:
         local=local,
         runtime=str(info["DefaultRuntime"]),
         machine=machine_name(str(info["Architecture"])),
-        remapped=has("userns"),
+        remapped=has("userns") or has("rootless"),
+        first_uid=None if has("rootless") else first_uid(info, has("userns")),
         seccomp=has("seccomp"),
         apparmor=has("apparmor"),
         auto_remove=auto_remove_is_harmless(info),
     )
+
+
+def first_uid(info: Mapping[str, Any], remapped: bool) -> int | None:
+    """Return the user of this host that user 0 of the containers is.
+
+    An engine with userns-remap keeps its data in a directory named after its first user and group (`UID.GID`
+    below `data-root`, dockerd(8)); the API says it nowhere else.
+    """
+    if not remapped:
+        return 0
+    named = re.search(r"/(\d+)\.\d+$", str(info.get("DockerRootDir", "")))
+    return int(named[1]) if named else None
 
 
 def missing_measures(engine: EngineFacts, settings: Settings) -> dict[Measure, str]:

@@ -26,6 +26,7 @@ from supervisor.sandbox.lifeline import (
     runtime_directory,
 )
 from supervisor.sandbox.terminal import ExitStatus, LeaseRequest
+from supervisor.sandbox.verify import first_uid
 
 pytestmark = pytest.mark.engine
 
@@ -75,6 +76,13 @@ class Engine:
         answer = await self.client.post("/containers/create", params={"name": name}, json=config)
         assert answer.status_code == 201, answer.text
 
+    async def user(self) -> int:
+        """What the containers' user is on this host."""
+        info = (await self.client.get("/info")).json()
+        first = first_uid(info, any("name=userns" in option for option in info["SecurityOptions"]))
+        assert first is not None
+        return first + USER
+
     async def start(self, name: str) -> int:
         """Start a container; return the process id of its gate."""
         answer = await self.client.post(f"/containers/{name}/start")
@@ -111,7 +119,7 @@ def start(engine: Engine, workbench_image: str, gate_binary: Path) -> Start:
     async def start(**limits: int) -> AsyncIterator[Lifeline]:
         name = f"ts-gate-test-{secrets.token_hex(4)}"
         try:
-            async with open_lifeline_socket(runtime_directory(), USER) as listening:
+            async with open_lifeline_socket(runtime_directory(), await engine.user()) as listening:
                 config = configuration(workbench_image, gate_binary, listening.directory, **limits)
                 await engine.create(name, config)
                 pid = await engine.start(name)
@@ -267,7 +275,7 @@ async def test_killing_the_supervisor_ends_the_container(
 ) -> None:
     name = f"ts-gate-test-{secrets.token_hex(4)}"
     config = json.dumps(configuration(workbench_image, gate_binary, Path("DIRECTORY")))
-    arguments = [docker_host.removeprefix("unix://"), name, config, str(USER)]
+    arguments = [docker_host.removeprefix("unix://"), name, config, str(await engine.user())]
     try:
         with trio.fail_after(2 * TIMEOUT):
             async with trio.open_nursery() as nursery:

@@ -97,6 +97,16 @@ async def test_nothing_can_be_written_but_the_tmpfs(hardened: DockerProvider) ->
         # Root's, in a container without root; and /dev/null over files that are hidden.
         kernels = {"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/dev/shm", "/dev/console", "/sys/fs/cgroup"}
         masks = {point for point in writable if point.startswith("/proc/")}
+        if (await box.sh("cat /proc/self/uid_map")).split()[1] != "0":
+            # Where users are remapped, devices and cgroup v1 are mounts of their own; all theirs is nobody's.
+            hierarchies = {point for point in writable if mounts[point][2] == "cgroup"}
+            for point in hierarchies:
+                output = await box.sh(
+                    f"touch {point}/x {point}/tasks && echo written; mkdir {point}/x && echo written"
+                )
+                assert "written" not in output, point
+            kernels |= hierarchies
+            kernels |= {f"/dev/{name}" for name in ("full", "null", "random", "tty", "urandom", "zero")}
         assert writable - kernels - masks == {"/tmp", "/run", CONFIG}
         for point, size in (("/tmp", 64 * MIB), ("/run", 32 * MIB), (CONFIG, 10 * MIB)):
             options = set(mounts[point][3].split(","))

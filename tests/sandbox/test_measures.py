@@ -17,12 +17,18 @@ from supervisor.measures import OPTIONAL, Measure, MeasureStatus, SecurityStatus
 from supervisor.sandbox import verify
 from supervisor.sandbox.providers import open_docker_provider, open_provider
 from supervisor.sandbox.security import opt_out_lines, require_measures, table
-from supervisor.sandbox.verify import EngineFacts, missing_measures
+from supervisor.sandbox.verify import EngineFacts, first_uid, missing_measures
 from supervisor.settings import Settings, load_settings, read_env_file
 
 LIMIT = 90.0
 BARE = EngineFacts(
-    local=True, runtime="runc", machine="x86_64", remapped=False, seccomp=False, apparmor=False
+    local=True,
+    runtime="runc",
+    machine="x86_64",
+    remapped=False,
+    first_uid=0,
+    seccomp=False,
+    apparmor=False,
 )
 WELL = attrs.evolve(BARE, remapped=True, seccomp=True, apparmor=True)
 NO_NETWORK = Settings(network="none")
@@ -200,3 +206,17 @@ def test_check_needs_isolation_to_look_at(tmp_path: Path) -> None:
     result = check("", tmp_path / "env", SANDBOX_PROVIDER="local")
     assert result.returncode == 78
     assert "no isolation" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("info", "remapped", "expected"),
+    [
+        ({"DockerRootDir": "/var/lib/docker"}, False, 0),
+        ({"DockerRootDir": "/srv/1000.1000"}, False, 0),
+        ({"DockerRootDir": "/var/lib/docker/165536.231072"}, True, 165536),
+        ({"DockerRootDir": "/var/lib/docker"}, True, None),
+        ({}, True, None),
+    ],
+)
+def test_who_root_in_a_container_is(info: dict[str, str], remapped: bool, expected: int | None) -> None:
+    assert first_uid(info, remapped) == expected
