@@ -339,9 +339,11 @@ async def end(paths: EnginePaths, network_bridges: list[str]) -> None:
         await firewall.clean(bridges, mark.chains_before)
     for leftover in (paths.socket, paths.pid_file, paths.mark_file):
         leftover.unlink(missing_ok=True)
-    # An engine mounts its data root on itself, and leaves that behind when it crashes or fails to start.
-    if _is_mounted(paths.data):
-        await run(["umount", str(paths.data)], timeout=_COMMAND_DEADLINE)
+    # An engine mounts its data root on itself, and leaves that behind when it crashes or fails to start. One
+    # that remaps users has it in a directory of their name.
+    for root in (*paths.data.glob("[0-9]*.[0-9]*"), paths.data):
+        if _is_mounted(root):
+            await run(["umount", str(root)], timeout=_COMMAND_DEADLINE)
     if not mounts_below(paths.exec_root):
         shutil.rmtree(paths.exec_root, ignore_errors=True)
 

@@ -39,6 +39,7 @@ def paths(tmp_path: Path) -> EnginePaths:
 def directory() -> Iterator[Path]:
     # Sockets have short names: pytest's own directories are too deep for them.
     path = Path(tempfile.mkdtemp(prefix="ts-cycle-", dir="/tmp"))
+    path.chmod(0o711)  # an engine that remaps users wants the way to its data open to them
     yield path
     shutil.rmtree(path)
 
