@@ -120,24 +120,7 @@ def command_line(paths: EnginePaths, plan: AddressPlan) -> list[str]:
         f"--containerd-namespace={namespace}",
         f"--containerd-plugins-namespace={namespace}-plugins",
         "--live-restore",
-        *(["--userns-remap=default"] if can_remap_users() else []),
     ]
-
-
-def can_remap_users() -> bool:
-    """Return whether the engine can have the users of containers be others of this host.
-
-    The kernel must have user namespaces and allow them (namespaces(7)), and the engine makes itself a user
-    `dockremap` with subordinate ids (subuid(5)), which stays.
-    """
-    limit = Path("/proc/sys/user/max_user_namespaces")
-    return (
-        Path("/proc/self/ns/user").exists()
-        and limit.exists()
-        and int(limit.read_text()) > 0
-        and find_program("useradd") is not None
-        and os.access("/etc", os.W_OK)
-    )
 
 
 def running_pid(paths: EnginePaths) -> int | None:
@@ -339,11 +322,9 @@ async def end(paths: EnginePaths, network_bridges: list[str]) -> None:
         await firewall.clean(bridges, mark.chains_before)
     for leftover in (paths.socket, paths.pid_file, paths.mark_file):
         leftover.unlink(missing_ok=True)
-    # An engine mounts its data root on itself, and leaves that behind when it crashes or fails to start. One
-    # that remaps users has it in a directory of their name.
-    for root in (*paths.data.glob("[0-9]*.[0-9]*"), paths.data):
-        if _is_mounted(root):
-            await run(["umount", str(root)], timeout=_COMMAND_DEADLINE)
+    # An engine mounts its data root on itself, and leaves that behind when it crashes or fails to start.
+    if _is_mounted(paths.data):
+        await run(["umount", str(paths.data)], timeout=_COMMAND_DEADLINE)
     if not mounts_below(paths.exec_root):
         shutil.rmtree(paths.exec_root, ignore_errors=True)
 

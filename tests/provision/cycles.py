@@ -111,12 +111,13 @@ async def started_by_hand_it_is_never_ended(paths: EnginePaths) -> None:
 
 
 async def a_failed_start_tells_why(paths: EnginePaths) -> None:
-    paths.data.write_text("in the way of a directory")
+    paths.data.mkdir(parents=True)
+    (paths.data / "image").write_text("in the way of a directory")
     with pytest.raises(ConfigurationError) as caught:
         async with engine_in_use("", REPORT, paths=paths):
             raise AssertionError("started")
     assert "the engine ended at once" in str(caught.value)
-    assert "points to a file" in str(caught.value), "the engine's own words"
+    assert "not a directory" in str(caught.value), "the engine's own words"
     assert "make demo" in str(caught.value)
     assert_nothing_left(paths)
 
