@@ -24,6 +24,7 @@ WORKBENCH = "terminal-supervisor-workbench:latest"
 LIFELINES = Path("/run/terminal-supervisor/lifeline")
 START_TIMEOUT = 90.0  # seconds until it prints its address; it proves the network's isolation first
 GONE_TIMEOUT = 60.0  # seconds for everything to go; on a quiet machine a tenth of it
+_MAIN = "import sys; from supervisor.cli import main; sys.exit(main(sys.argv[1:]))"
 _LIVENESS = "@terminal-supervisor/"
 
 
@@ -186,7 +187,7 @@ def guards_of(instance: str) -> list[int]:
 
 @asynccontextmanager
 async def supervised(
-    docker_host: str, directory: Path, *, wait: bool = True, **changes: str
+    docker_host: str, directory: Path, *, wait: bool = True, prelude: str = "", **changes: str
 ) -> AsyncIterator[Supervised]:
     """Run `terminal-supervisor serve --no-setup`; ends it, should it still run, by SIGKILL and waits for its
     guard.
@@ -195,10 +196,12 @@ async def supervised(
         docker_host: the engine.
         directory: for its log.
         wait: until it has printed its address.
+        prelude: Python to run in it first: to shorten what no setting does.
         changes: settings, by the names of their variables.
     """
     log = directory / f"supervisor-{time.monotonic_ns()}.log"
-    command = [sys.executable, "-m", "supervisor", "--env-file", "/dev/null", "serve", "--no-setup"]
+    program = ["-c", f"{prelude}\n{_MAIN}"] if prelude else ["-m", "supervisor"]
+    command = [sys.executable, *program, "--env-file", "/dev/null", "serve", "--no-setup"]
     async with Docker(docker_host) as docker, trio.open_nursery() as nursery:
         with log.open("wb") as stream:
             process: trio.Process = await nursery.start(
