@@ -3,11 +3,12 @@
 import argparse
 import ipaddress
 import os
+import signal
 import socket
 import subprocess
 import sys
 import venv
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -179,7 +180,10 @@ def _run(options: argparse.Namespace) -> int:
     )
     console = Console(stderr=True)
     with Display(console) as display:
-        results = trio.run(run, plan, display)
+        results = trio.run(_until_stopped, plan, display)
+    if results is None:
+        print("bench: stopped; all that was started has been ended", file=sys.stderr)
+        return EXIT_FAILED
     if options.json:
         results.save(options.json)
     if options.csv:
@@ -192,6 +196,22 @@ def _run(options: argparse.Namespace) -> int:
         print(f"FAILED {sentence}")
     broken = [run for run in results.runs() if run["error"]]
     return EXIT_FAILED if failures or broken else 0
+
+
+async def _until_stopped(plan: Plan, display: "Display") -> Results | None:
+    """Run the plan; None when a signal ended it, which ends the servers in order, too."""
+    results: Results | None = None
+
+    async def heed(signals: AsyncIterator[int]) -> None:
+        await anext(signals)
+        nursery.cancel_scope.cancel()
+
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(heed, signals)
+            results = await run(plan, display)
+            nursery.cancel_scope.cancel()
+    return results
 
 
 class Display:

@@ -1,18 +1,23 @@
 """Every scenario once, with the least of everything: it runs, finds what it should, and leaves nothing."""
 
 import math
+import os
+import subprocess
+import sys
 from typing import Any
 
 import attrs
 import pytest
 import trio
 
+from benchmarks.machine import alive
 from benchmarks.measuring import Record
 from benchmarks.results import Results
 from benchmarks.runner import Plan, run
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.scenarios.scenario import Size
 from benchmarks.targets import TARGETS, Options
+from supervisor.provision.processes import all_processes
 
 TIMEOUT = 60.0
 WANTED = {
@@ -95,3 +100,29 @@ async def test_with_containers(
         check(results, "engine", name)
         check(results, "ours", name)
     assert any(name.startswith("containers") for name in results.figures("ours", "cleanup-sigkill"))
+
+
+async def test_a_signal_ends_what_was_started() -> None:
+    command = [sys.executable, "-m", "benchmarks", "run", "--target", "standin", "--scenario", "idle"]
+    with trio.fail_after(TIMEOUT):
+        process = await trio.lowlevel.open_process(
+            [*command, "--sessions", "4", "--seconds", "60"],
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        try:
+            while not (servers := _standins(process.pid)):
+                await trio.sleep(0.1)
+            process.terminate()
+            assert await process.wait() == 1
+        finally:
+            process.kill()
+    assert not alive(servers)
+
+
+def _standins(group: int) -> list[int]:
+    return [
+        each.pid
+        for each in all_processes()
+        if "benchmarks.standin" in each.arguments and os.getpgid(each.pid) == group
+    ]
