@@ -16,6 +16,7 @@ import trio
 from supervisor import __version__
 from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError
+from supervisor.handover.channel import HandoverError
 from supervisor.measures import SecurityStatus
 from supervisor.observability.audit import configure_audit
 from supervisor.observability.log import configure_logging
@@ -29,11 +30,14 @@ from supervisor.serve import serve
 from supervisor.settings import Settings, read_env_file, written
 from supervisor.sources import Effective, load_effective
 
+# Exit statuses besides 0, 1 and 2; docs/lifecycle.md has them all.
+EXIT_LEFT_OVER = 3  # ended in order, and the engine has not confirmed that every container is gone
+EXIT_NOT_TAKEN_OVER = 75  # EX_TEMPFAIL of sysexits.h: the server that was to be taken over goes on
 EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status: 0, 1 (failure), 2 (usage) or 78 (wrong configuration)."""
+    """Run the command; return its exit status: 0, 1 (failure), 2 (usage) or one of those above."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["bench"]:
         return _bench(given[1:])
@@ -43,13 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configure_logging(settings.log_format, settings.log_level)
         configure_audit(settings.audit_log)
         status: int = options.run(settings, options) or 0
-    except (ConfigurationError, BaseExceptionGroup) as error:
+    except (ConfigurationError, HandoverError, BaseExceptionGroup) as error:
         problems = list(_leaves(cast("BaseException", error)))
-        if not all(isinstance(problem, ConfigurationError) for problem in problems):
+        if not all(isinstance(problem, ConfigurationError | HandoverError) for problem in problems):
             raise
         for problem in problems:
             print(f"terminal-supervisor: {problem}", file=sys.stderr)
-        return EXIT_CONFIGURATION
+        failed = any(isinstance(problem, HandoverError) for problem in problems)
+        return EXIT_NOT_TAKEN_OVER if failed else EXIT_CONFIGURATION
     return status
 
 
@@ -78,12 +83,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--host", help="address to listen on")
     command.add_argument("--port", type=int, help="port to listen on; 0 picks a free one")
     command.add_argument("--no-setup", action="store_true", help="rely on an earlier `setup`; build nothing")
+    command.add_argument(
+        "--takeover",
+        action="store_true",
+        help="go on with the sessions of the server that runs at the port, which ends then",
+    )
     command.set_defaults(run=_serve)
 
     command = commands.add_parser(
         "demo", help="the same page with shells of this host: NO ISOLATION, loopback only"
     )
     command.add_argument("--port", type=int, help="port to listen on; 0 picks a free one")
+    command.add_argument("--takeover", action="store_true", help="as in `serve`")
     command.set_defaults(run=_serve, provider="local", no_setup=False)
 
     command = commands.add_parser("setup", help="prepare engine, images, network and the page; run nothing")
@@ -144,18 +155,20 @@ def _effective(options: argparse.Namespace) -> Effective:
     return load_effective(os.environ, options.env_file, options.config, **given)
 
 
-def _serve(settings: Settings, options: argparse.Namespace) -> None:
-    trio.run(_prepare_and_serve, settings, options.no_setup)
+def _serve(settings: Settings, options: argparse.Namespace) -> int:
+    left = trio.run(_prepare_and_serve, settings, options.no_setup, options.takeover)
+    if left:
+        print(f"terminal-supervisor: containers could not be removed: {', '.join(left)}", file=sys.stderr)
+    return EXIT_LEFT_OVER if left else 0
 
 
-async def _prepare_and_serve(settings: Settings, no_setup: bool) -> None:
+async def _prepare_and_serve(settings: Settings, no_setup: bool, takeover: bool) -> list[str]:
     if settings.provider == "local":
         print("NO ISOLATION: sessions are plain processes of this host (provider local).", flush=True)
     if no_setup:
-        await serve(settings, _announce)
-    else:
-        async with prepared(settings, Report()) as ready:
-            await serve(ready.settings, _announce)
+        return await serve(settings, _announce, takeover=takeover)
+    async with prepared(settings, Report()) as ready:
+        return await serve(ready.settings, _announce, takeover=takeover)
 
 
 def _announce(url: str) -> None:

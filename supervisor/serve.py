@@ -4,9 +4,14 @@ Read it from the top: what is opened last is closed first. The gateway's connect
 the sessions before the provider; leaving any of these scopes, by any path, gives back what it holds.
 """
 
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from functools import partial
+from typing import Final
 
 import attrs
 import trio
@@ -18,16 +23,24 @@ from supervisor.admission.token import OneTimeTokens
 from supervisor.gateway.house import House
 from supervisor.gateway.pages import Pages
 from supervisor.gateway.server import Gateway
+from supervisor.handover.giving import Giver
+from supervisor.handover.taking import Successor, succeeding
 from supervisor.observability.log import get_logger
+from supervisor.observability.service import Service
 from supervisor.protocol.closing import EndReason
+from supervisor.sandbox.handing import AdoptedSandbox
 from supervisor.sandbox.providers import handing, measuring, open_provider
 from supervisor.sandbox.terminal import SandboxProvider
 from supervisor.session.monitor import ResourceMonitor
 from supervisor.session.record import Records
 from supervisor.session.registry import SessionRegistry
+from supervisor.session.session import Session
 from supervisor.settings import Settings
 
 log = get_logger(__name__)
+
+EXIT_HANDED_OVER: Final = 0
+"""Exit status of a process whose sessions go on in another one."""
 
 
 @attrs.frozen
@@ -75,11 +88,21 @@ def session_records(provider: SandboxProvider) -> Records:
 
 @asynccontextmanager
 async def running(
-    settings: Settings, provider: SandboxProvider, pages: Pages | None = None
+    settings: Settings,
+    provider: SandboxProvider,
+    pages: Pages | None = None,
+    successor: Successor | None = None,
 ) -> AsyncGenerator[Supervisor]:
     """Serve with `provider` while the block runs; `pages` are those of this package unless given.
 
+    Args:
+        settings, provider, pages: see above.
+        successor: this process's part in a hand-over, whose sessions it takes.
+
     Resource handling: on leaving, sessions are ended and their sandboxes given back before this returns.
+
+    Raises:
+        HandoverError: the process that has the sessions goes on (within an exception group).
     """
     pages = pages or Pages()
     async with trio.open_nursery() as sessions:
@@ -88,7 +111,10 @@ async def running(
         registry.watchers.append(records)
         monitor = ResourceMonitor(settings, registry, measuring(provider), records)
         tokens = OneTimeTokens(settings.access_token)
-        gateway = Gateway(House(settings, provider, registry, tokens), pages)
+        house = House(settings, provider, registry, tokens)
+        gateway = Gateway(house, pages, successor.detach_listening() if successor else ())
+        if successor is not None:
+            await take_over(successor, provider, registry, house)
         async with trio.open_nursery() as connections:
             await connections.start(gateway.run)
             if settings.monitoring:
@@ -100,17 +126,57 @@ async def running(
                 connections.cancel_scope.cancel()
 
 
-async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
+async def take_over(
+    successor: Successor, provider: SandboxProvider, registry: SessionRegistry, house: House
+) -> None:
+    """Get the sessions of the process that runs, and become the server: see docs/lifecycle.md.
+
+    Raises:
+        HandoverError: that process goes on; nothing of it was touched.
+    """
+    state = await successor.receive()
+    able = handing(provider)
+    if state is None or able is None:
+        return
+    with ExitStack() as unless_taken:
+        adopted: list[tuple[Session, AdoptedSandbox]] = []
+        for each in state.sessions:
+            sandbox = able.adopting(each.snapshot.id, each.sandbox)
+            unless_taken.callback(sandbox.close)
+            adopted.append((Session.restore(each.snapshot, registry.settings), sandbox))
+        await successor.take()
+        unless_taken.pop_all()
+    # No checkpoint from here on until each session is a task of its own, which nothing can lose any more.
+    house.use_keys(state.keys)
+    able.inherit(state.names)
+    for session, sandbox in adopted:
+        registry.adopt(session, sandbox)
+
+
+async def serve(settings: Settings, announce: Callable[[str], None], *, takeover: bool = False) -> list[str]:
     """Run until SIGINT or SIGTERM; `announce` gets the page's address, again after each use of its token.
 
-    The first signal ends gracefully, a second one at once; either way every sandbox is given back.
+    The first signal ends gracefully, a second one at once; either way every sandbox is given back. SIGHUP
+    starts a successor, which takes over, as one that is started by hand does; this process ends then without
+    returning from here.
+
+    Args:
+        settings, announce: see above.
+        takeover: take over the server that runs at the port.
+
+    Returns:
+        The names of containers that could not be removed.
 
     Raises:
         ConfigurationError: this host, the engine or a setting is not as it must be (within an exception
             group).
+        HandoverError: there was nothing to take over, or the server that runs goes on (likewise).
     """
     require_capacity(settings)
+    # Of a process at a terminal, a hang-up says that the terminal has gone.
+    ending = {signal.SIGINT, signal.SIGTERM} | ({signal.SIGHUP} if os.isatty(0) else set[signal.Signals]())
     started, stop = trio.Event(), trio.Event()
+    service = Service.of_this_process()
 
     async def heed(signals: AsyncIterator[int], scope: trio.CancelScope) -> None:
         log.info("stopping", signal=signal.Signals(await anext(signals)).name)
@@ -120,22 +186,63 @@ async def serve(settings: Settings, announce: Callable[[str], None]) -> None:
             log.info("stopping at once")
         scope.cancel()
 
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async with trio.open_nursery() as nursery:
+    async def retire(successor: int) -> None:
+        service.tell(MAINPID=str(successor))
+        sys.stdout.flush()
+        # Nothing is this process's own any more: whatever it cleaned up would be the successor's.
+        os._exit(EXIT_HANDED_OVER)
+
+    provider: SandboxProvider | None = None
+    with (
+        trio.open_signal_receiver(*ending) as signals,
+        trio.open_signal_receiver(*({signal.SIGHUP} - ending)) as reloads,
+    ):
+        async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
             nursery.start_soon(heed, signals, nursery.cancel_scope)
             nursery.start_soon(watch_host)
-            async with (
-                open_provider(settings) as provider,
-                running(settings, provider) as supervisor,
-                administered(supervisor.view),
-            ):
+            successor = await stack.enter_async_context(succeeding(settings)) if takeover else None
+            estate = successor.estate if successor else None
+            provider = await stack.enter_async_context(open_provider(settings, estate))
+            supervisor = await stack.enter_async_context(running(settings, provider, successor=successor))
+            if successor is not None:
+                await successor.wait_alone()
+            await stack.enter_async_context(administered(supervisor.view))
 
-                def announce_url() -> None:
-                    announce(supervisor.url)
+            def announce_url() -> None:
+                announce(supervisor.url)
 
-                supervisor.gateway.house.on_redeemed = announce_url
+            supervisor.gateway.house.on_redeemed = announce_url
+            async with trio.open_nursery() as duties:
+                if (able := handing(provider)) is not None:
+                    giver = Giver(settings, able, supervisor.registry, supervisor.gateway, retire)
+                    meeting_point = successor.detach_meeting_point() if successor else None
+                    await duties.start(giver.run, meeting_point)
+                duties.start_soon(service.keep_alive)
+                duties.start_soon(renew_on_signal, reloads, service, supervisor.gateway)
                 announce_url()
                 started.set()
+                service.ready(f"serving at {supervisor.gateway.url}")
                 await stop.wait()
-                await supervisor.stop()
+                duties.cancel_scope.cancel()
+            service.tell(STOPPING="1", STATUS="ending sessions")
+            await supervisor.stop()
+            await stack.aclose()
             nursery.cancel_scope.cancel()
+    able = handing(provider) if provider is not None else None
+    return list(able.names()) if able else []
+
+
+async def renew_on_signal(reloads: AsyncIterator[int], service: Service, gateway: Gateway) -> None:
+    """At each SIGHUP start this very command again, with new code and settings, to take over.
+
+    Error handling: whatever becomes of that process, this one goes on until it has been taken over.
+    """
+    async for _ in reloads:
+        command = [*sys.orig_argv, "--takeover", "--port", str(gateway.house.port)]
+        log.info("starting a successor")
+        service.reloading()
+        # Not one of Trio's own: it must outlive this process.
+        process = await trio.to_thread.run_sync(partial(subprocess.Popen, command))
+        status = await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+        log.error("the successor did not take over; this process goes on", status=status)
+        service.ready(f"serving at {gateway.url}; the last reload failed")

@@ -11,7 +11,7 @@ memory nor in time.
 import hashlib
 import hmac
 import secrets
-from typing import Final
+from typing import Any, Final
 
 TOKEN_BYTES: Final = 24
 """Random bytes of a token or cookie: 192 bits, 32 characters."""
@@ -38,6 +38,21 @@ class OneTimeTokens:
         # Dicts as ordered sets: the first is the oldest.
         self._tokens: dict[bytes, None] = {}
         self._cookies: dict[bytes, None] = {}
+        self._reusable = self._digest(reusable) if reusable else None
+
+    def keys(self) -> dict[str, Any]:
+        """Return what tokens and cookies are checked by, for another process that goes on; JSON."""
+        return {
+            "key": self._key.hex(),
+            "tokens": [each.hex() for each in self._tokens],
+            "cookies": [each.hex() for each in self._cookies],
+        }
+
+    def use_keys(self, keys: dict[str, Any], reusable: str = "") -> None:
+        """Accept what the process accepted whose `keys` these are, and `reusable`."""
+        self._key = bytes.fromhex(keys["key"])
+        self._tokens = {bytes.fromhex(each): None for each in keys["tokens"]}
+        self._cookies = {bytes.fromhex(each): None for each in keys["cookies"]}
         self._reusable = self._digest(reusable) if reusable else None
 
     def __repr__(self) -> str:

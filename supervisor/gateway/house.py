@@ -6,6 +6,7 @@ The house turns what a client presents into an `Identity`, and an identity into 
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 from weakref import WeakSet
 
 import attrs
@@ -95,6 +96,15 @@ class House:
         self._access_tokens = AccessTokens(settings)
         self._digest_key = secrets.token_bytes(32)
         self._waits: WeakSet[trio.CancelScope] = WeakSet()
+
+    def keys(self) -> dict[str, Any]:
+        """Return what visitors are recognised by, for another process that goes on: secrets, JSON."""
+        return {"digest": self._digest_key.hex(), "tokens": self.tokens.keys()}
+
+    def use_keys(self, keys: dict[str, Any]) -> None:
+        """Recognise the visitors of the process whose `keys` these are."""
+        self._digest_key = bytes.fromhex(keys["digest"])
+        self.tokens.use_keys(keys["tokens"], self.settings.access_token)
 
     def close(self, reason: EndReason) -> None:
         """Let nobody wait any longer who has no session."""

@@ -103,6 +103,8 @@ class Gateway:
                 task_status.started()
                 while True:
                     await self._resumed.wait()
+                    if not self.listening:
+                        await trio.sleep_forever()
                     await nursery.start(self._accept, nursery)
 
     async def _listen(self) -> list[socket.socket]:
@@ -146,8 +148,8 @@ class Gateway:
 
     def stop_listening(self) -> None:
         """Have whoever connects from now on refused."""
-        for each in self.listening:
-            each.close()
+        while self.listening:
+            self.listening.pop().close()
 
     def resume(self) -> None:
         """Accept again."""

@@ -13,6 +13,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -122,9 +123,17 @@ class Guard:
         self._pipe = self._process = None
 
 
-async def keep_guard(guard: Guard, *, task_status: "trio.TaskStatus[int | None]") -> None:
+async def keep_guard(
+    guard: Guard, shared: Callable[[], bool] = lambda: False, *, task_status: "trio.TaskStatus[int | None]"
+) -> None:
     """Keep a guard process running until cancelled; `started` gets the first one's pid, None if it was
-    inherited."""
+    inherited.
+
+    Args:
+        guard: the supervisor's end.
+        shared: tells whether another process holds this one's place, too. Then no guard is started: the other
+            process would not hold its pipe, and all would be removed when this one ends.
+    """
     import trio
 
     from supervisor.observability.log import get_logger
@@ -140,6 +149,8 @@ async def keep_guard(guard: Guard, *, task_status: "trio.TaskStatus[int | None]"
             status = await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
         log.error("the guard process died; starting another", pid=guard.pid, status=status)
         await trio.sleep(RETRY_PAUSE)
+        while shared():  # noqa: ASYNC110 - rare, and not for long
+            await trio.sleep(RETRY_PAUSE)
         process = guard.start()
 
 

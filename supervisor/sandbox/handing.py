@@ -71,6 +71,11 @@ class AdoptedSandbox:
             self._close_process()
             raise
 
+    @property
+    def unavailable(self) -> str | None:
+        """See `SandboxProvider`: there is no second sandbox here, and this one is there."""
+        return None
+
     def close(self) -> None:
         """Close the copies; the process that has the others goes on with the sandbox."""
         self.terminal.close()

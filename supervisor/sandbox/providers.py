@@ -143,7 +143,7 @@ async def open_docker_provider(
             try:
                 guard = own.new_guard(docker.docker_host, settings.audit_log)
                 stack.enter_context(_watched(guard, pending, own))
-                await nursery.start(keep_guard, guard)
+                await nursery.start(keep_guard, guard, lambda: own.shared)
                 engine = await read_engine(docker, settings)
                 missing = missing_measures(engine, settings)
                 nursery.start_soon(health.run)

@@ -1,0 +1,127 @@
+"""What one process tells the other of its sessions: values to bytes and back, without any I/O but a file in
+memory.
+
+A number in place of a descriptor says which of those that were sent it is. `VERSION` changes with the meaning
+of anything here, in `Estate.describe`, or in the order of messages; processes of different versions do not
+talk further.
+"""
+
+import json
+import os
+import struct
+from collections.abc import Callable
+from typing import Any, Final
+
+import attrs
+
+from supervisor.handover.channel import HandoverError
+from supervisor.sandbox.handing import HandedSandbox
+from supervisor.sandbox.terminal import ExitStatus
+from supervisor.session.snapshot import SessionSnapshot
+
+VERSION: Final = 1
+_LENGTH = struct.Struct(">Q")
+
+
+@attrs.frozen
+class HandedSession:
+    """A session and its sandbox."""
+
+    snapshot: SessionSnapshot
+    sandbox: HandedSandbox
+
+
+@attrs.frozen
+class State:
+    """Everything that the next process goes on with, but what it got with the offer.
+
+    Attributes:
+        sessions: that go on.
+        names: of containers that do not, and whether each exists for certain.
+        keys: by which visitors are recognised: see `House.keys`.
+    """
+
+    sessions: list[HandedSession]
+    names: dict[str, bool]
+    keys: dict[str, Any] = attrs.field(repr=False)
+
+
+def write_state(state: State, send: Callable[[int], int]) -> int:
+    """Return the descriptor of a file in memory that holds `state`; `send` notes a descriptor and returns its
+    number."""
+    blobs: list[bytes] = []
+
+    def blob(data: bytes) -> int:
+        blobs.append(data)
+        return len(data)
+
+    sessions = [
+        {
+            **attrs.asdict(each.snapshot),
+            "owner": each.snapshot.owner.hex(),
+            "address_key": each.snapshot.address_key.hex(),
+            "input": blob(each.snapshot.input),
+            "output": blob(each.snapshot.output),
+            "sandbox": {
+                "name": each.sandbox.name,
+                "pid": each.sandbox.pid,
+                "connection": send(each.sandbox.connection),
+                "pty": send(each.sandbox.pty),
+                "process": None if each.sandbox.process is None else send(each.sandbox.process),
+                "received": each.sandbox.received.hex(),
+                "status": attrs.astuple(each.sandbox.status) if each.sandbox.status else None,
+            },
+        }
+        for each in state.sessions
+    ]
+    head = json.dumps({"sessions": sessions, "names": state.names, "keys": state.keys}).encode()
+    file = os.memfd_create("terminal-supervisor-handover", os.MFD_CLOEXEC)
+    with os.fdopen(os.dup(file), "wb") as stream:
+        stream.writelines([_LENGTH.pack(len(head)), head, *blobs])
+    return file
+
+
+def read_state(file: int, take: Callable[[int], int]) -> State:
+    """Return what `write_state` wrote; `take` returns the descriptor of a number, to be owned.
+
+    Raises:
+        HandoverError: it is not that.
+    """
+    with os.fdopen(os.dup(file), "rb") as stream:
+        stream.seek(0)
+        data = memoryview(stream.read())
+    try:
+        (size,) = _LENGTH.unpack_from(data)
+        head = json.loads(bytes(data[_LENGTH.size : _LENGTH.size + size]))
+        position = _LENGTH.size + size
+
+        def blob(length: int) -> bytes:
+            nonlocal position
+            position += length
+            return bytes(data[position - length : position])
+
+        sessions: list[HandedSession] = []
+        for each in head["sessions"]:
+            sandbox = each.pop("sandbox")
+            # In the order in which they were written.
+            each["input"], each["output"] = blob(each["input"]), blob(each["output"])
+            each["owner"], each["address_key"] = (
+                bytes.fromhex(each["owner"]),
+                bytes.fromhex(each["address_key"]),
+            )
+            snapshot = SessionSnapshot(**each)
+            handed = HandedSandbox(
+                name=sandbox["name"],
+                pid=sandbox["pid"],
+                connection=take(sandbox["connection"]),
+                pty=take(sandbox["pty"]),
+                process=None if sandbox["process"] is None else take(sandbox["process"]),
+                received=bytes.fromhex(sandbox["received"]),
+                status=ExitStatus(*sandbox["status"]) if sandbox["status"] else None,
+            )
+            sessions.append(HandedSession(snapshot, handed))
+        if position != len(data):
+            raise ValueError("its length is not what it says")
+        return State(sessions, head["names"], head["keys"])
+    except (ValueError, KeyError, TypeError, struct.error) as error:
+        raise HandoverError(f"the state of the other process cannot be understood: {error!r}") from error
