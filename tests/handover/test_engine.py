@@ -1,0 +1,129 @@
+"""The hand-over with containers, on the real engine: real processes, and cancelled at every checkpoint."""
+
+import re
+import signal
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+from faults.supervised import containers_of, guards_of, instance_of
+
+from handover.harness import Faithful, Server, server, until
+from supervisor.engine import Docker
+
+TIMEOUT = 150.0
+COUNTER = b"i=0; while [ $i -lt 2000000 ]; do i=$((i+1)); echo $i; done\r"
+
+
+@asynccontextmanager
+async def serving(directory: Path, docker_host: str, *more: str, **settings: str) -> AsyncGenerator[Server]:
+    arguments = ("serve", "--no-setup", *more)
+    async with server(directory, *arguments, DOCKER_HOST=docker_host, **settings) as one:
+        yield one
+
+
+@asynccontextmanager
+async def first(directory: Path, docker_host: str, **settings: str) -> AsyncGenerator[Server]:
+    with trio.fail_after(TIMEOUT):
+        async with serving(directory, docker_host, "--port", "0", **settings) as one:
+            await one.wait_open()
+            yield one
+
+
+@pytest.mark.engine
+async def test_containers_go_on_in_another_process(
+    tmp_path: Path, docker_host: str, workbench_image: str
+) -> None:
+    """Byte-exact; one instance and one guard before and after; nothing is left when the new process ends."""
+    async with (
+        Docker(docker_host) as docker,
+        first(tmp_path, docker_host) as one,
+        trio.open_nursery() as nursery,
+    ):
+        instance = instance_of(one.process.pid)
+        [guard] = guards_of(instance)
+        visitor = Faithful(one.url)
+        await nursery.start(visitor.run)
+        await visitor.type(COUNTER)
+        await visitor.wait_for(b"\n1000\r")
+        takeover = ("--port", str(one.port), "--takeover")
+        async with serving(tmp_path, docker_host, *takeover) as other:
+            await other.wait_open()
+            assert await one.ended() == 0
+            reached = len(visitor.text)
+            await until(lambda: len(visitor.text) > reached + 50_000)
+            assert visitor.returns == 1
+            assert instance_of(other.process.pid) == instance
+            assert guards_of(instance) == [guard]
+            lines = bytes(visitor.text).replace(b"\r", b"").split(b"\n")[1:-1]
+            counted = [int(line) for line in lines if re.fullmatch(rb"\d+", line)]
+            assert counted == list(range(counted[0], counted[0] + len(counted)))
+            other.process.send_signal(signal.SIGTERM)
+            assert await other.ended() == 0
+            await until(lambda: guards_of(instance) == [])
+            assert await containers_of(docker, instance) == set()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("fault", ["giver:frozen", "giver:sent", "taker:received", "taker:taken"])
+async def test_whoever_dies_nothing_is_left_and_nobody_is_missing(
+    tmp_path: Path, docker_host: str, workbench_image: str, fault: str
+) -> None:
+    """A server at the end, with the session wherever somebody had all of it; then SIGKILL, and the guard has
+    the rest."""
+    role = fault.split(":")[0]
+    ones, others = ({"FAULT_AT": fault}, {}) if role == "giver" else ({}, {"FAULT_AT": fault})
+    async with (
+        Docker(docker_host) as docker,
+        first(tmp_path, docker_host, WARM_POOL_SIZE="1", **ones) as one,
+        trio.open_nursery() as nursery,
+    ):
+        instance = instance_of(one.process.pid)
+        visitor = Faithful(one.url)
+        await nursery.start(visitor.run)
+        await visitor.type(b"echo be''fore\r")
+        await visitor.wait_for(b"before\r")
+        takeover = ("--port", str(one.port), "--takeover")
+        async with serving(tmp_path, docker_host, *takeover, WARM_POOL_SIZE="1", **others) as other:
+            survivor = other
+            if fault == "taker:taken":
+                assert (await one.ended(), await other.ended()) == (0, -signal.SIGKILL)
+            elif role == "giver":
+                await other.wait_open()
+                assert await one.ended() == -signal.SIGKILL
+            else:
+                assert await other.ended() == -signal.SIGKILL
+                survivor = one
+            if fault in {"giver:sent", "taker:received"}:
+                await visitor.type(b"echo af''ter\r")
+                await visitor.wait_for(b"after\r")
+            if fault != "taker:taken":
+                assert survivor.process.returncode is None
+                survivor.process.kill()
+                await survivor.ended()
+            await until(lambda: guards_of(instance) == [], 60)
+            assert await containers_of(docker, instance) == set()
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.engine
+async def test_attached_sessions_are_not_handed_over(
+    tmp_path: Path, docker_host: str, workbench_image: str
+) -> None:
+    async with (
+        first(tmp_path, docker_host, SANDBOX_TRANSPORT="attach") as one,
+        trio.open_nursery() as nursery,
+    ):
+        visitor = Faithful(one.url)
+        await nursery.start(visitor.run)
+        async with serving(tmp_path, docker_host, "--port", str(one.port), "--takeover") as other:
+            assert await other.ended() == 75
+            assert other.log_has("SANDBOX_TRANSPORT=attach, which cannot be handed")
+        await visitor.type(b"echo af''ter\r")
+        await visitor.wait_for(b"after\r")
+        one.process.send_signal(signal.SIGTERM)
+        assert await one.ended() == 0
+        nursery.cancel_scope.cancel()
