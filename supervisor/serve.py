@@ -28,7 +28,7 @@ from supervisor.handover.taking import Successor, succeeding
 from supervisor.observability.log import get_logger
 from supervisor.observability.service import Service
 from supervisor.protocol.closing import EndReason
-from supervisor.sandbox.handing import AdoptedSandbox
+from supervisor.sandbox.handing import AdoptedSandbox, HandingProvider
 from supervisor.sandbox.providers import handing, measuring, open_provider
 from supervisor.sandbox.terminal import SandboxProvider
 from supervisor.session.monitor import ResourceMonitor
@@ -192,7 +192,7 @@ async def serve(settings: Settings, announce: Callable[[str], None], *, takeover
         # Nothing is this process's own any more: whatever it cleaned up would be the successor's.
         os._exit(EXIT_HANDED_OVER)
 
-    provider: SandboxProvider | None = None
+    able: HandingProvider | None = None
     with (
         trio.open_signal_receiver(*ending) as signals,
         trio.open_signal_receiver(*({signal.SIGHUP} - ending)) as reloads,
@@ -203,6 +203,7 @@ async def serve(settings: Settings, announce: Callable[[str], None], *, takeover
             successor = await stack.enter_async_context(succeeding(settings)) if takeover else None
             estate = successor.estate if successor else None
             provider = await stack.enter_async_context(open_provider(settings, estate))
+            able = handing(provider)
             supervisor = await stack.enter_async_context(running(settings, provider, successor=successor))
             if successor is not None:
                 await successor.wait_alone()
@@ -213,7 +214,7 @@ async def serve(settings: Settings, announce: Callable[[str], None], *, takeover
 
             supervisor.gateway.house.on_redeemed = announce_url
             async with trio.open_nursery() as duties:
-                if (able := handing(provider)) is not None:
+                if able is not None:
                     giver = Giver(settings, able, supervisor.registry, supervisor.gateway, retire)
                     meeting_point = successor.detach_meeting_point() if successor else None
                     await duties.start(giver.run, meeting_point)
@@ -228,7 +229,6 @@ async def serve(settings: Settings, announce: Callable[[str], None], *, takeover
             await supervisor.stop()
             await stack.aclose()
             nursery.cancel_scope.cancel()
-    able = handing(provider) if provider is not None else None
     return list(able.names()) if able else []
 
 

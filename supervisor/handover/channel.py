@@ -110,10 +110,8 @@ class Channel:
                 )
             if not data:
                 raise GoneError("the other process has ended the conversation")
-            message = json.loads(data)
-            if not isinstance(message, dict):
-                raise HandoverError("the other process said something that is no message")
-        except (HandoverError, ValueError) as error:
+            message: dict[str, Any] = dict(json.loads(data))
+        except (HandoverError, ValueError, TypeError) as error:
             close_all(descriptors)
             raise error if isinstance(error, HandoverError) else HandoverError(str(error)) from error
         return message, list(descriptors)
