@@ -473,3 +473,61 @@ def test_the_supervisor_may_close_the_terminal_first(start_gate: Start) -> None:
     time.sleep(0.05)
     gate.close_master()  # the kernel hangs the terminal up
     assert gate.said() == exit_frame(3)
+
+
+# --- the child before it is the command
+
+
+def entries_of(report: bytes) -> dict[str, bytes | int]:
+    found: dict[str, bytes | int] = {}
+    while report:
+        name, _, rest = report.partition(b"\0")
+        (result,) = struct.unpack(">i", rest[:4])
+        found[name.decode()] = rest[4 : 4 + result] if result >= 0 else result
+        report = rest[4 + max(0, result) :]
+    return found
+
+
+def test_report(start_gate: Start) -> None:
+    gate = start_gate().accept()
+    (child,) = Path(f"/proc/{gate.pid}/task/{gate.pid}/children").read_text().split()
+    seen = entries_of(gate.report)
+    for name in ("uid_map", "limits", "mountinfo"):
+        assert seen[f"/proc/self/{name}"] == Path(f"/proc/{child}/{name}").read_bytes(), name
+    for kind in ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts"):
+        assert seen[f"/proc/self/ns/{kind}"] == str(Path(f"/proc/{child}/ns/{kind}").readlink()).encode()
+    status = seen["/proc/self/status"]
+    assert isinstance(status, bytes)
+    assert b"\nPid:\t2\n" in status, "of the child, not of the gate"
+    assert seen["landlock"] == b"\0\0\0\0", "without a rule nothing is given up"
+    assert seen["/dev/pts/ptmx"] == b""
+    eventually(lambda: len(list(Path(f"/proc/{child}/fd").iterdir())) == 4, "streams, and what wakes it")
+
+
+def test_confined(start_gate: Start) -> None:
+    gate = start_gate("--allow", "x:/usr", "--allow", "x:/bin", "--allow", "x:/lib", "--allow", "x:/lib64")
+    gate.accept()
+    seen = entries_of(gate.report)
+    assert seen["landlock"] != b"\0\0\0\0", "this kernel has no Landlock"
+    assert seen["/dev/pts/ptmx"] == -13
+    assert seen["/proc/self/status"] == -13
+    gate.shell("cat /etc/passwd; echo x >$(tty); (echo y) 2>&1 >/dev/null; echo end")
+    output = gate.read_until("end")
+    assert "/etc/passwd: Permission denied" in output
+    assert "/dev/null" in output
+    assert "x\r\n" in output, "its own terminal is its own"
+
+
+@pytest.mark.parametrize("rule", ["", "x", "x:", "x:usr", "q:/usr", ":/usr"])
+def test_wrong_rules(gate_binary: Path, pid_namespace: list[str], rule: str) -> None:
+    for option in ("--allow", "--connect"):
+        command = [*pid_namespace, str(gate_binary), option, rule, "socket"]
+        assert subprocess.run(command, timeout=10, check=False).returncode == USAGE
+
+
+def test_a_child_that_dies_before_the_claim(start_gate: Start) -> None:
+    gate = start_gate().accept()
+    (child,) = Path(f"/proc/{gate.pid}/task/{gate.pid}/children").read_text().split()
+    os.kill(int(child), signal.SIGKILL)
+    assert gate.wait() == SURVIVORS + 1
+    assert gate.said() == b""
