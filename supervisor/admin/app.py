@@ -59,7 +59,7 @@ class AdminApp:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
         path = scope["path"]
         if path not in {"/health", "/ready"} and not self._may(scope):
-            audit_limited("operator's token missing or wrong", "warning", "", trio.current_time(), path=path)
+            audit_limited("operator's token missing or wrong", "warning", "", trio.current_time())
             answer = _problem(HTTPStatus.UNAUTHORIZED, "This needs ADMIN_TOKEN as a bearer token.")
             answer = attrs.evolve(answer, headers=((b"www-authenticate", b"Bearer"),))
         else:

@@ -10,6 +10,7 @@ from prometheus_client.metrics_core import Metric
 
 from supervisor import __version__
 from supervisor.admin.view import View
+from supervisor.observability.audit import dropped_events
 from supervisor.observability.log import dropped_lines
 from supervisor.observability.metrics import PREFIX, REGISTRY
 from supervisor.session.state import SessionState
@@ -38,6 +39,8 @@ class LiveNumbers:
         yield from self._sessions()
         yield _plain("connections", "Open connections, of all kinds.", self._view.gateway.connections)
         yield _plain("connections_limit", "Open connections at most.", self._view.settings.max_connections)
+        yield from self._admission()
+        yield _total("audit_events_dropped", "Audit events that could not be written.", dropped_events())
         yield _total("log_lines_dropped", "Log lines that could not be written.", dropped_lines())
         if pool := self._view.pool:
             numbers = pool.statistics()
@@ -65,6 +68,35 @@ class LiveNumbers:
         for each in security.measures:
             family.add_metric([str(each.measure), str(each.required).lower()], each.holds)
         yield family
+
+    def _admission(self) -> Iterator[Metric]:
+        house = self._view.gateway.house
+        door = house.door.statistics()
+        refused = CounterMetricFamily(
+            f"{PREFIX}door_refusals",
+            "Connections and requests refused by address, by reason.",
+            labels=["reason"],
+        )
+        for reason, count in door.refusals.items():
+            refused.add_metric([reason], count)
+        yield refused
+        full = CounterMetricFamily(
+            f"{PREFIX}capacity_refusals", "Sessions refused for want of room, by limit.", labels=["limit"]
+        )
+        for limit, count in house.capacity.refusals.items():
+            full.add_metric([limit], count)
+        yield full
+        entries = GaugeMetricFamily(
+            f"{PREFIX}limiter_entries", "Addresses and sessions that a limiter remembers.", labels=["table"]
+        )
+        for table, count in door.entries.items():
+            entries.add_metric([table], count)
+        yield entries
+        yield _total("limiter_evicted", "Entries of limiters that had to make room.", door.evicted)
+        yield _plain("connections_pending", "Connections that have not authenticated.", door.pending)
+        yield _plain("addresses", "Addresses with open connections.", door.addresses)
+        yield _total("addresses_spoofed", "Requests that claimed an address without the right.", door.spoofed)
+        yield _plain("waiting_line", "Visitors who wait for a session.", house.capacity.waiting)
 
     def _sessions(self) -> Iterator[Metric]:
         registry = self._view.registry
