@@ -96,6 +96,37 @@ def _one_of(*allowed: str) -> OneOf:
     return OneOf(allowed)
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in _list(text))
+
+
+def _ports(ports: tuple[int, ...]) -> str | None:
+    wrong = [port for port in ports if not 1 <= port <= 65535 or port == 53]
+    if wrong or not ports:
+        return "must be numbers from 1 to 65535, one at least, and not 53"
+    return None
+
+
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_DOMAIN = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})+")
+
+
+def _domains(entries: tuple[str, ...]) -> str | None:
+    for entry in entries:
+        if len(entry) > 253 or not _DOMAIN.fullmatch(entry) or entry.rpartition(".")[2].isdigit():
+            return f"{entry!r} is no name (ably.com), nor all below one (*.ably.com), in small letters"
+    return None
+
+
+def _addresses(values: tuple[str, ...]) -> str | None:
+    try:
+        for value in values:
+            ipaddress.ip_address(value)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def _opt_outs(names: tuple[str, ...]) -> str | None:
     try:
         parse_opt_outs(names)
@@ -565,6 +596,23 @@ class Settings:
         _list,
         "Further directories of the image to read and execute from; /usr, /opt and those in PATH always.",
     )
+    egress_domains: tuple[str, ...] = _setting(
+        "EGRESS_DOMAINS",
+        ("*.ably.io", "*.ably.net", "*.ably-realtime.com", "ably.com", "*.ably.com"),
+        _list,
+        "Names that sessions may connect to: a name, or *. and a name for all below it; empty: no network.",
+        _domains,
+    )
+    egress_ports: tuple[int, ...] = _setting(
+        "EGRESS_PORTS", (443,), _numbers, "TCP ports of these names, TLS on all of them.", _ports
+    )
+    egress_dns_servers: tuple[str, ...] = _setting(
+        "EGRESS_DNS_SERVERS",
+        (),
+        _list,
+        "Addresses of the DNS servers that are asked about these names; empty: those of this host.",
+        _addresses,
+    )
     hardening_without: tuple[str, ...] = _setting(
         "HARDENING_WITHOUT",
         (),
@@ -766,6 +814,13 @@ class Settings:
                 told = problem if isinstance(problem, str) else f"must be {allowed(field)}"
                 shown = "(secret)" if field.metadata["secret"] else written(field, value)
                 problems.append(f"{field.metadata['env']}={shown}: {told}")
+        if not self.egress_domains:  # nowhere to go, so there is no need for a network
+            object.__setattr__(self, "network", "none")
+        problems = [
+            f"{field.metadata['env']}={getattr(self, field.name)!r}: {problem}"
+            for field in attrs.fields(Settings)
+            if (check := field.metadata["check"]) and (problem := check(getattr(self, field.name)))
+        ]
         if not self.loopback:
             if not self.signing_secret:
                 problems.append(
@@ -849,7 +904,9 @@ def load_settings(
         for alias, of in ALIASES.items():
             if text is None and of == name:
                 text = source.get(alias)
-        if text is None or (text == "" and field.default not in ((), "", None)):
+        # An empty list is a list; an empty anything else is the default.
+        lists = isinstance(field.default, tuple)
+        if text is None or (text == "" and not lists and field.default not in ("", None)):
             continue
         try:
             values[field.name] = field.metadata["parse"](text)

@@ -2,7 +2,9 @@
  *
  *   netprobe listen PORT SECONDS          answers TCP connections and UDP datagrams on PORT, on all IPv4 addresses, then ends
  *   netprobe contact ADDRESS PORT MILLISECONDS    tries to get an answer, over both, for so long at most
+ *   netprobe ask ADDRESS NAME MILLISECONDS        asks a DNS server for an address of NAME, once
  *
+ * `ask` ends with status 16 plus the answer's code (RFC 1035, 4.1.1: 3 for a name that does not exist), or 0 when there was none.
  * `contact` ends with status 0 when nothing answered, plus 1 for TCP, plus 2 for UDP, plus 4 when the address was found on
  * the link (ARP), which tells a network that isolates from one that is down. A status of 64 and above is a failure of its own, which
  * proves nothing. An answer is the word below: it does not count to be connected to something else. */
@@ -20,7 +22,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { USAGE = 64, SYSTEM = 71, TCP = 1, UDP = 2, NEIGHBOUR = 4, RETRY = 50 /* milliseconds between two attempts */ };
+enum { USAGE = 64, SYSTEM = 71, TCP = 1, UDP = 2, NEIGHBOUR = 4, ANSWERED = 16, RETRY = 50 /* milliseconds between two attempts */ };
 
 static const char answer[] = "terminal-supervisor netprobe";
 
@@ -123,6 +125,31 @@ static int contact(const struct sockaddr_in *address, long milliseconds)
     return reached;
 }
 
+static int ask(const struct sockaddr_in *server, const char *name, long milliseconds)
+{
+    unsigned char question[512] = {0x74, 0x73, 1, 0, 0, 1}, reply[512]; /* one question, recursion desired */
+    size_t end = 12;
+    if (strlen(name) > 253) _exit(USAGE);
+    for (size_t size; *name; name += size + (name[size] == '.')) {
+        size = strcspn(name, ".");
+        if (size < 1 || size > 63) _exit(USAGE);
+        question[end++] = (unsigned char)size;
+        memcpy(question + end, name, size);
+        end += size;
+    }
+    memcpy(question + end, "\0\0\1\0\1", 5); /* the root, type A, class IN */
+    end += 5;
+    int udp = new_socket(SOCK_DGRAM);
+    must(connect(udp, (const struct sockaddr *)server, sizeof *server));
+    if (send(udp, question, end, 0) < 0) return 0;
+    for (int64_t last = now() + milliseconds, left; (left = last - now()) > 0;) {
+        struct pollfd ready = {udp, POLLIN, 0};
+        ssize_t size = must(poll(&ready, 1, (int)left)) ? recv(udp, reply, sizeof reply, 0) : -1;
+        if (size >= 12 && memcmp(reply, question, 2) == 0) return ANSWERED + (reply[3] & 15);
+    }
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 4 && strcmp(argv[1], "listen") == 0) {
@@ -134,6 +161,11 @@ int main(int argc, char **argv)
         if (inet_pton(AF_INET, argv[2], &address.sin_addr) != 1) return USAGE;
         int reached = contact(&address, number(argv[4], 60000));
         return is_neighbour(argv[2]) ? reached | NEIGHBOUR : reached;
+    }
+    if (argc == 5 && strcmp(argv[1], "ask") == 0) {
+        struct sockaddr_in server = {.sin_family = AF_INET, .sin_port = htons(53)};
+        if (inet_pton(AF_INET, argv[2], &server.sin_addr) != 1) return USAGE;
+        return ask(&server, argv[3], number(argv[4], 60000));
     }
     return USAGE;
 }

@@ -11,19 +11,24 @@ from collections.abc import AsyncGenerator
 
 import attrs
 
+from supervisor.egress.host import PACKAGES
 from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError
+from supervisor.measures import Measure
 from supervisor.provision.base import NEEDS as BASE_NEEDS
 from supervisor.provision.compiler import machine_name
 from supervisor.provision.daemon import EnginePaths, mounts_below
 from supervisor.provision.engine import Engine, end_engine, engine_in_use
 from supervisor.provision.gate import build_gate
+from supervisor.provision.host import Need, require
 from supervisor.provision.image import DEFAULT_IMAGE, Programs, ensure_sandbox_image, ensure_workbench
 from supervisor.provision.page import build_page, page_directory
 from supervisor.provision.report import Report
 from supervisor.provision.shell import build_shell
-from supervisor.sandbox.network import ensure_network
+from supervisor.sandbox.network import NO_NETWORK, ensure_network
 from supervisor.settings import Settings
+
+EGRESS_NEEDS = tuple(Need(name, (package,), "to filter egress") for name, package in PACKAGES.items())
 
 
 @attrs.frozen
@@ -91,6 +96,13 @@ async def _fill_engine(settings: Settings, report: Report, rebuild: bool, tests:
         if tests:
             with report.step("workbench") as step:
                 await ensure_workbench(docker, programs, step, rebuild=rebuild)
+        if settings.network != NO_NETWORK and Measure.EGRESS not in settings.hardening_without:
+            with report.step("egress") as step:
+                try:
+                    await require(EGRESS_NEEDS, step.progress)
+                    step.result = "nftables and dnsmasq"
+                except ConfigurationError as error:  # a measure that is missing is the server's to tell
+                    step.result = f"NOT FILTERED: {error}"
         with report.step("network") as step:
             await ensure_network(docker, settings)
             step.result = settings.network

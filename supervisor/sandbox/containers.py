@@ -109,6 +109,12 @@ class HardenedContainer:
     def __repr__(self) -> str:
         return f"<HardenedContainer {self.name}>"
 
+    @property
+    def addresses(self) -> frozenset[str]:
+        """IPv4 addresses on its networks; none before it is started."""
+        networks: dict[str, dict[str, str]] = self.inspected.get("NetworkSettings", {}).get("Networks") or {}
+        return frozenset(filter(None, (network.get("IPAddress") for network in networks.values())))
+
     async def create(self) -> None:
         """Create it. Shielded, because whoever cannot wait for the answer does not know whether it exists;
         but not for longer than the engine answers at all."""

@@ -18,6 +18,7 @@ from typing import Final, final
 import attrs
 import trio
 
+from supervisor.egress.watch import UNSAFE_NETWORK, EgressWatch
 from supervisor.engine import DockerContainer, DockerError
 from supervisor.errors import SandboxError
 from supervisor.measures import NO_SECURITY, Measure, SecurityStatus
@@ -31,6 +32,7 @@ from supervisor.sandbox.handing import AdoptedSandbox, HandedSandbox
 from supervisor.sandbox.inside import UNSEEN, Judged, judged
 from supervisor.sandbox.leaving import LONGEST_GRACE, Gate, SandboxTerminal, claimed
 from supervisor.sandbox.lifeline import SOCKET_NAME, LifelineTerminal, open_lifeline_socket
+from supervisor.sandbox.network import NetworkFacts
 from supervisor.sandbox.policy import HardeningPolicy, Mount
 from supervisor.sandbox.seen import only_child
 from supervisor.sandbox.terminal import LeaseRequest, Terminal
@@ -64,6 +66,7 @@ class Sandbox:
         pid: of its first process, in the engine's process namespace; it may be reused once the container has
             ended.
         cgroups: where its use of resources can be read, if this host shows it.
+        addresses: on its networks; unknown, so empty, when another process started it.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Sandbox:
     _fitness: Fitness | None
     _judged: Judged = UNSEEN
     cgroups: Cgroups | None = None
+    addresses: frozenset[str] = frozenset()
 
     @asynccontextmanager
     async def claim(self, request: LeaseRequest) -> AsyncGenerator[SandboxTerminal]:
@@ -136,18 +140,27 @@ class DockerProvider:
         command: what a session runs that does not say.
         nursery: for background tasks of terminals. Must outlive all leases.
         estate: whose containers they are.
+        network: of the containers.
 
     Attributes:
         security: see `SandboxProvider`; set by whoever verified.
         occupied: sandboxes in use, by session id.
         reconciler: what looks for left-over containers, once that has begun.
         profiles: the providers of the operator's profiles, by name.
+        egress: what is known of the network's egress; None where nobody filters it.
     """
 
     def __init__(
-        self, containers: HardenedContainers, command: tuple[str, ...], nursery: trio.Nursery, estate: Estate
+        self,
+        containers: HardenedContainers,
+        command: tuple[str, ...],
+        nursery: trio.Nursery,
+        estate: Estate,
+        network: NetworkFacts,
     ) -> None:
         self.containers = containers
+        self.network = network
+        self.egress: EgressWatch | None = None
         self.estate = estate
         self._command = command
         self._nursery = nursery
@@ -179,12 +192,37 @@ class DockerProvider:
     @property
     def unavailable(self) -> str | None:
         """See `SandboxProvider`."""
+        if self.closed:
+            return self.closed
         health = self.containers.site.health
         if health.problem:
             return health.problem
         if health.returned_at < self._failed_at and trio.current_time() < self._failed_at + FAILURE_MEMORY:
             return "the last sandbox could not be started"
         return None
+
+    @property
+    def closed(self) -> str | None:
+        """Why no session may start now, although sandboxes may wait for some; None when one may."""
+        return UNSAFE_NETWORK if self.egress is not None and self.egress.problem else None
+
+    def require_ready(self) -> None:
+        """Let a session start, or not.
+
+        Raises:
+            SandboxError: not, for the time being: what a session may reach is not under control.
+        """
+        if self.egress is not None:
+            self.egress.require_ready()
+
+    def session_at(self, address: str) -> tuple[str, str]:
+        """Return the container and the session that have `address` on the network, empty where there are
+        none.
+        """
+        for session, sandbox in self.occupied.items():
+            if address in sandbox.addresses:
+                return sandbox.name, session
+        return "", ""
 
     @asynccontextmanager
     async def lease(self, request: LeaseRequest) -> AsyncGenerator[Terminal]:
@@ -235,6 +273,7 @@ class DockerProvider:
                 details.
             HardeningError: it is not what the policy asks for. The text names each field.
         """
+        self.require_ready()
         site = self.containers.site
         plan = _Plan(role, math.ceil(idle), idle + lifetime + LONGEST_GRACE)
         start = self._start_on_lifeline if site.transport == "lifeline" else self._start_attached
@@ -295,7 +334,10 @@ class DockerProvider:
 
     def _sandbox(self, made: HardenedContainer, pid: int, gate: Gate, found: Judged) -> Sandbox:
         cgroups = find_cgroups(pid, made.engine.id)
-        return Sandbox(made.name, made.engine, pid, gate, self.occupied, Fitness(made, pid), found, cgroups)
+        fitness = Fitness(made, pid)
+        return Sandbox(
+            made.name, made.engine, pid, gate, self.occupied, fitness, found, cgroups, made.addresses
+        )
 
     # ------------------------------------------------------------------ resources
 

@@ -28,6 +28,7 @@ OPTIONS: Final = {
     "com.docker.network.bridge.enable_icc": "false",
     "com.docker.network.bridge.host_binding_ipv4": "127.0.0.1",
 }
+_BRIDGE_NAME: Final = "com.docker.network.bridge.name"
 SECURITY_LABEL: Final = {"security-level": "restricted"}
 _CALL_TIMEOUT = 30.0  # seconds; making a bridge takes a few hundred milliseconds
 _LOCK_TIMEOUT = 120.0
@@ -42,11 +43,15 @@ class NetworkFacts:
 
     Attributes:
         name: in settings and at the engine.
-        id: at the engine; empty for `none`.
+        id: at the engine; empty for `none`, like all that follows.
+        bridge: its device on the engine's host.
+        gateway: the bridge's own IPv4 address.
     """
 
     name: str
     id: str
+    bridge: str = ""
+    gateway: str = ""
 
 
 async def ensure_network(docker: Docker, settings: Settings) -> NetworkFacts:
@@ -82,7 +87,17 @@ async def ensure_network(docker: Docker, settings: Settings) -> NetworkFacts:
             + "\n  ".join(problems)
             + f"\nRemove it (docker network rm {name}) to have it made anew, or choose another name"
         )
-    return NetworkFacts(name, str(shown["Id"]))
+    return _facts(name, shown)
+
+
+def _facts(name: str, shown: Mapping[str, Any]) -> NetworkFacts:
+    # What the engine calls a bridge that nobody gave a name.
+    options: Mapping[str, str] = shown.get("Options") or JSON()
+    addresses: JSON = shown.get("IPAM") or JSON()
+    bridge = options.get(_BRIDGE_NAME) or f"br-{shown['Id'][:12]}"
+    configurations: list[dict[str, str]] = addresses.get("Config") or []
+    gateway = next((each["Gateway"] for each in configurations if "Gateway" in each), "")
+    return NetworkFacts(name, str(shown["Id"]), bridge, gateway)
 
 
 def network_need(docker: Docker, network: NetworkFacts) -> Need:

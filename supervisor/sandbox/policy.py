@@ -105,6 +105,7 @@ class HardeningPolicy:
         ports: that TCP may connect to, as far as Landlock is asked; None: any.
         user_of_its_own: the user id in `image` is this container's alone.
         without: measures that the operator opted out of.
+        resolver: address of the only DNS server that the engine may ask for containers; empty: the host's.
         auto_remove: whether the engine removes what has ended by itself (`verify.EngineFacts`).
     """
 
@@ -123,6 +124,7 @@ class HardeningPolicy:
     user_of_its_own: bool = False
     without: frozenset[Measure] = frozenset()
     auto_remove: bool = True
+    resolver: str = ""
 
     @classmethod
     def from_settings(
@@ -258,6 +260,10 @@ class HardeningPolicy:
             "PidMode": "",
             "CgroupnsMode": "private",
             "NetworkMode": self.network,
+            # Named, so that the engine's resolver in each container asks this one, from inside of the
+            # container's network, and nobody else. No search list: the host's says something about it.
+            "Dns": [self.resolver] if self.resolver else [],
+            "DnsSearch": ["."] if self.resolver else [],
             "Runtime": self.runtime,
             "LogConfig": {"Type": "none", "Config": {}},
             "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},

@@ -54,6 +54,15 @@ class WaitingSandbox(Protocol):
 class PreparingProvider(SandboxProvider, Protocol):
     """A provider that can start a sandbox without a command. See `docker.DockerProvider`."""
 
+    @property
+    def closed(self) -> str | None:
+        """Why no session may start now, although sandboxes may wait for some; None when one may."""
+        ...
+
+    def require_ready(self) -> None:
+        """SandboxError when no session may start now."""
+        ...
+
     def complete(self, request: LeaseRequest) -> LeaseRequest:
         """Return `request` with what it leaves open."""
         ...
@@ -132,7 +141,7 @@ class WarmPool:
     @property
     def unavailable(self) -> str | None:
         """See `SandboxProvider`: what waits can be had while the engine is away."""
-        return None if self._waiting else self.provider.unavailable
+        return self.provider.closed or (None if self._waiting else self.provider.unavailable)
 
     async def run(self) -> None:
         """Keep the pool full until cancelled, one start at a time: warm starts must not delay cold ones.
@@ -205,6 +214,7 @@ class WarmPool:
     @asynccontextmanager
     async def lease(self, request: LeaseRequest) -> AsyncGenerator[Terminal]:
         """See `SandboxProvider`; from the pool if it can, cold if it must."""
+        self.provider.require_ready()
         async with AsyncExitStack() as stack:
             began = trio.current_time()
             # What waits is of the ordinary kind.

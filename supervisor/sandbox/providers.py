@@ -12,6 +12,7 @@ from typing import Final
 import attrs
 import trio
 
+from supervisor.egress.watch import EgressWatch, start_watch
 from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError, SandboxError
 from supervisor.measures import Measure, SecurityStatus, parse_opt_outs
@@ -27,6 +28,7 @@ from supervisor.reaping.pending import PendingRemovals
 from supervisor.reaping.reconciler import Reconciler
 from supervisor.sandbox.containers import HardenedContainers, Site
 from supervisor.sandbox.docker import DockerProvider
+from supervisor.sandbox.egress import egress_plan, missing_egress, prove_egress, report_events
 from supervisor.sandbox.handing import HandingProvider
 from supervisor.sandbox.image import ImageFacts, image_need, read_image
 from supervisor.sandbox.isolation import prove_isolation
@@ -145,16 +147,18 @@ async def open_docker_provider(
                 stack.enter_context(_watched(guard, pending, own))
                 await nursery.start(keep_guard, guard, lambda: own.shared)
                 engine = await read_engine(docker, settings)
-                missing = missing_measures(engine, settings)
+                missing = await _missing(engine, settings)
                 nursery.start_soon(health.run)
                 provider = await _verified(
                     docker, own, settings, nursery, pending, health, engine, missing, stack
                 )
+                await _filter_egress(docker, provider, settings, nursery)
                 for name, changed in read_profiles(settings).items():
                     try:
                         special = await _verified(
                             docker, own, changed, nursery, pending, health, engine, missing, stack
                         )
+                        await _filter_egress(docker, special, changed, nursery, provider.egress)
                         if verify:
                             await _prove(special, changed, missing)
                     except ConfigurationError as error:
@@ -162,6 +166,9 @@ async def open_docker_provider(
                     provider.add_profile(name, special)
                 if verify:
                     await _prove(provider, settings, missing)
+                # From here on: our own proofs are no news.
+                for each in {made.egress for made in (provider, *provider.profiles.values()) if made.egress}:
+                    report_events(each, provider.session_at)
             except ConfigurationError as error:  # kept out of the nursery, which would wrap it
                 failure = error
             else:
@@ -191,6 +198,31 @@ def _own_estate(given: Estate | None) -> Generator[Estate]:
         except OSError as error:
             raise ConfigurationError(f"cannot make a directory for lifeline sockets: {error}") from error
         yield estate
+
+
+async def _missing(engine: EngineFacts, settings: Settings) -> dict[Measure, str]:
+    missing = missing_measures(engine)
+    if settings.network != NO_NETWORK and (why := await missing_egress(settings, local=engine.local)):
+        missing[Measure.EGRESS] = why
+    return missing
+
+
+async def _filter_egress(
+    docker: Docker,
+    provider: DockerProvider,
+    settings: Settings,
+    nursery: trio.Nursery,
+    kept: EgressWatch | None = None,
+) -> None:
+    """Have the network's egress kept, unless the policy goes without, and hear of it as long as `nursery` is
+    open.
+    """
+    if Measure.EGRESS in provider.containers.policy.without or not provider.network.bridge:
+        return
+    engine_socket = docker.docker_host.removeprefix("unix://")
+    plan = egress_plan(settings, provider.network, engine_socket)
+    # One plan for each network: whoever wants another one is told that it is kept otherwise.
+    provider.egress = kept if kept and kept.plan == plan else await start_watch(plan, nursery)
 
 
 async def _verified(
@@ -244,9 +276,10 @@ async def _verified(
     )
     health.needs += [image_need(docker, image), network_need(docker, network)]
     policy = HardeningPolicy.from_settings(settings, image, seccomp, engine.runtime)
-    policy = attrs.evolve(policy, auto_remove=engine.auto_remove)
+    resolver = "" if Measure.EGRESS in policy.without else network.gateway
+    policy = attrs.evolve(policy, auto_remove=engine.auto_remove, resolver=resolver)
     containers = HardenedContainers(site, policy, pending)
-    return DockerProvider(containers, settings.command or image.command, nursery, estate)
+    return DockerProvider(containers, settings.command or image.command, nursery, estate, network)
 
 
 async def _prove(provider: DockerProvider, settings: Settings, missing: Mapping[Measure, str]) -> None:
@@ -261,6 +294,12 @@ async def _prove(provider: DockerProvider, settings: Settings, missing: Mapping[
         except (DockerError, SandboxError) as error:
             raise ConfigurationError(f"isolation of the network {settings.network}: {error}") from error
         seen[Measure.ISOLATION] = ("packets",)
+    if provider.egress is not None:
+        try:
+            await prove_egress(provider.containers, provider.egress)
+        except (DockerError, SandboxError) as error:
+            raise ConfigurationError(f"egress of the network {settings.network}: {error}") from error
+        seen[Measure.EGRESS] = ("packets",)
     provider.security = status = security_status(policy, missing, seen)
     if status.failing:
         raise ConfigurationError(
@@ -280,7 +319,7 @@ async def survey(settings: Settings) -> SecurityStatus:
     """
     try:
         async with Docker(settings.docker_host or None) as docker:
-            missing = missing_measures(await read_engine(docker, settings), settings)
+            missing = await _missing(await read_engine(docker, settings), settings)
     except (ValueError, DockerError) as error:
         raise ConfigurationError(f"DOCKER_HOST={settings.docker_host}: {error}") from error
     without = parse_opt_outs(settings.hardening_without) | missing.keys()

@@ -21,7 +21,6 @@ from supervisor.provision.compiler import compile_static, docker_directory, mach
 from supervisor.provision.gate import build_gate
 from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.landlock import kernel_version
-from supervisor.sandbox.network import NO_NETWORK
 from supervisor.sandbox.policy import APPARMOR_PROFILE
 from supervisor.sandbox.terminal import LeaseRequest
 from supervisor.settings import Settings
@@ -127,8 +126,10 @@ def first_uid(info: Mapping[str, Any], remapped: bool) -> int | None:
     return int(named[1]) if named else None
 
 
-def missing_measures(engine: EngineFacts, settings: Settings) -> dict[Measure, str]:
-    """Return the measures that cannot be had here, whether required or not: why, and how to get them."""
+def missing_measures(engine: EngineFacts) -> dict[Measure, str]:
+    """Return the measures that cannot be had here, whether required or not: why, and how to get them. Not
+    egress: see `egress`.
+    """
     missing: dict[Measure, str] = {}
     if not engine.seccomp:
         missing[Measure.SECCOMP] = (
@@ -154,10 +155,6 @@ def missing_measures(engine: EngineFacts, settings: Settings) -> dict[Measure, s
     if not engine.remapped:
         missing[Measure.USERNS] = (
             'the engine does not remap users: set "userns-remap": "default" in its daemon.json and restart it'
-        )
-    if settings.network != NO_NETWORK:
-        missing[Measure.EGRESS] = (
-            "packets are not filtered yet: DOCKER_NETWORK_NAME=none gives no network at all"
         )
     return missing
 

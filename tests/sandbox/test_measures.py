@@ -55,7 +55,7 @@ def test_a_wrong_name_is_an_error_of_the_settings() -> None:
 
 
 def test_all_that_is_missing_is_said_at_once() -> None:
-    missing = missing_measures(BARE, NO_NETWORK)
+    missing = missing_measures(BARE)
     assert missing.keys() == {Measure.SECCOMP, Measure.APPARMOR, Measure.USERNS}
     text = "\n".join(require_measures(missing, ()))
     for part in (
@@ -87,7 +87,7 @@ def test_the_kernels_list_of_profiles(
     if profiles is not None:
         path.write_text(profiles)
     monkeypatch.setattr(verify, "_APPARMOR_PROFILES", path)
-    missing = missing_measures(WELL, NO_NETWORK)
+    missing = missing_measures(WELL)
     if complaint:
         assert complaint in missing[Measure.APPARMOR]
     else:

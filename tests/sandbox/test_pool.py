@@ -58,6 +58,7 @@ class MemoryPreparer(MemoryProvider):
 
     def __init__(self) -> None:
         super().__init__()
+        self.closed: str | None = None
         self.start_delay = START
         self.prepare_failure: Exception | None = None
         self.put_away_failure: Exception | None = None
@@ -66,6 +67,10 @@ class MemoryPreparer(MemoryProvider):
         self.most = 0
         self.starting = 0
         self.most_starting = 0
+
+    def require_ready(self) -> None:
+        if self.closed:
+            raise SandboxError(self.closed)
 
     def complete(self, request: LeaseRequest) -> LeaseRequest:
         return request

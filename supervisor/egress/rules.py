@@ -1,0 +1,154 @@
+"""The rules of nftables for one network of sessions, as text for nft(8).
+
+They have a table of their own, so that no engine and no firewall manager changes them in passing, and they
+decide in `prerouting` at priority mangle: after connection tracking, before anybody's address translation, so
+what they see is the destination that the session asked for. A drop is final in nftables, whatever other
+tables, Docker's and those of legacy iptables among them, would accept later. Only two things get through, and
+both only by being redirected to a process of this host: DNS to the resolver, and listed ports of addresses
+that the resolver has put into the set to the relay. So nothing at all has to be forwarded from the bridge,
+and a second chain sees to it that nothing is, a third that nothing else of this host is reached.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+import attrs
+
+RESOLVER_PORT: Final = 10053
+RELAY_PORT: Final = 10443
+"""Ports of the bridge's own address that DNS and TLS are redirected to: the well-known ones may be in use."""
+ADDRESS_LIFE: Final = 3600
+"""Seconds that an address stays in the set after the resolver has put it there."""
+
+FORBIDDEN: Final = (
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",  # carriers', and some clouds' metadata services
+    "127.0.0.0/8",
+    "169.254.0.0/16",  # link-local, and most clouds' metadata services
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "224.0.0.0/3",  # multicast, reserved, broadcast
+)
+"""Addresses that are never let through, whatever DNS says: private and special ranges (RFC 6890)."""
+
+_PREFIX: Final = "terminal-supervisor-"
+
+
+def _strings(values: Iterable[str]) -> tuple[str, ...]:  # JSON knows no tuples
+    return tuple(values)
+
+
+def _numbers(values: Iterable[int]) -> tuple[int, ...]:
+    return tuple(values)
+
+
+@attrs.frozen(kw_only=True)
+class Plan:
+    """All that there is to know about the egress of one network.
+
+    Attributes:
+        network: its name, for files and messages.
+        bridge: its device on this host.
+        gateway: the bridge's own IPv4 address.
+        domains: entries of the allow list, see `names`.
+        ports: TCP ports of listed names; TLS is spoken on all of them.
+        dns_servers: whom the resolver asks; none: those of this host.
+        group: group id of those who may hear of denials, besides root: the engine's.
+        check_interval: seconds between two looks at rules and resolver.
+    """
+
+    network: str
+    bridge: str
+    gateway: str
+    domains: tuple[str, ...] = attrs.field(converter=_strings)
+    ports: tuple[int, ...] = attrs.field(converter=_numbers)
+    dns_servers: tuple[str, ...] = attrs.field(default=(), converter=_strings)
+    group: int = 0
+    check_interval: float = 5.0
+
+    @property
+    def table(self) -> str:
+        """Name of its table, in the family `inet`."""
+        return _PREFIX + self.bridge
+
+
+def ruleset(plan: Plan, log_group: int) -> str:
+    """Return the input of `nft -f -` that puts the rules of `plan`, in one transaction, in place of what is
+    there.
+
+    Args:
+        plan: whose rules.
+        log_group: of nfnetlink_log, which gets the denied packets' headers.
+    """
+    bridge, gateway = f'"{plan.bridge}"', plan.gateway
+    ports = ", ".join(map(str, plan.ports))
+    helpers = f"{RESOLVER_PORT}, {RELAY_PORT}"
+    return f"""
+table inet {plan.table} {{}}
+delete table inet {plan.table}
+table inet {plan.table} {{
+    counter denied {{ }}
+    set allowed {{
+        type ipv4_addr; flags timeout; timeout {ADDRESS_LIFE}s; size 65535;
+    }}
+    set forbidden {{
+        type ipv4_addr; flags interval; elements = {{ {", ".join(FORBIDDEN)} }};
+    }}
+    set asking {{
+        type ipv4_addr; flags dynamic, timeout; timeout 1m; size 65535;
+    }}
+    set talkative {{
+        type ipv4_addr; flags dynamic, timeout; timeout 1m; size 65535;
+    }}
+    chain deny {{
+        counter name denied
+        # Who is denied often is heard of now and then, and takes nobody else's place in the log.
+        update @talkative {{ ip saddr limit rate over 5/second burst 20 packets }} drop
+        log group {log_group} snaplen 64
+        drop
+    }}
+    chain deny_ipv6 {{
+        counter name denied
+        # Router solicitations and the like are every container's, and say nothing.
+        meta l4proto != icmpv6 limit rate 5/second burst 20 packets log group {log_group} snaplen 64
+        drop
+    }}
+    chain decide {{
+        type filter hook prerouting priority mangle; policy accept;
+        iifname != {bridge} accept
+        meta nfproto ipv6 goto deny_ipv6
+        # Only what was redirected goes on: a connection from before these rules was not.
+        ct state established,related ct status dnat accept
+        ct state != new drop
+        ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport 53 goto ask
+        ip daddr @forbidden goto deny
+        ip daddr @allowed tcp dport {{ {ports} }} accept
+        goto deny
+    }}
+    chain ask {{
+        # One session must not use up the resolver.
+        update @asking {{ ip saddr limit rate over 30/second burst 100 packets }} goto deny
+        accept
+    }}
+    chain redirection {{
+        type nat hook prerouting priority dstnat - 1; policy accept;
+        iifname != {bridge} accept
+        ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport 53 redirect to :{RESOLVER_PORT}
+        tcp dport {{ {ports} }} redirect to :{RELAY_PORT}
+    }}
+    chain arrival {{
+        type filter hook input priority filter - 1; policy accept;
+        iifname {bridge} ct status dnat meta l4proto {{ tcp, udp }} th dport {{ {helpers} }} accept
+        iifname {bridge} counter name denied drop
+        iifname != "lo" ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport {{ {helpers} }} drop
+    }}
+    chain passage {{
+        type filter hook forward priority filter - 1; policy accept;
+        iifname {bridge} counter name denied drop
+        oifname {bridge} drop
+    }}
+}}
+"""

@@ -1,0 +1,196 @@
+"""Egress of real session containers, at a real engine; the world outside is a network namespace, and a rule
+keeps every packet of these tests on this machine.
+"""
+
+import secrets
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import attrs
+import pytest
+import trio
+from conftest import opt_outs
+from sandbox.conftest import docker_settings, execute
+
+from egress.outside import NAME_SERVERS, SERVERS
+from egress.world import (
+    CDN,
+    ENDPOINT,
+    FOREIGN_RESOLVER,
+    HOST_RESOLVER,
+    METADATA,
+    PRIVATE,
+    UNLISTED,
+    VISITOR,
+    Attempt,
+    connect_outside,
+    ip,
+    namespace,
+    serving,
+    words,
+)
+from supervisor.egress import nftables
+from supervisor.egress.events import EgressEvent
+from supervisor.errors import SandboxError
+from supervisor.sandbox.docker import DockerProvider
+from supervisor.sandbox.pool import WarmPool
+from supervisor.sandbox.providers import open_docker_provider
+from supervisor.sandbox.terminal import LeaseRequest
+from supervisor.settings import Settings
+
+pytestmark = [pytest.mark.engine, pytest.mark.netns]
+
+LISTED, TENANT = "api.listed.example", "tenant.other.example"
+EMBEDDED = "127.0.0.11"
+LIMIT = 120.0
+REQUEST = LeaseRequest("egress-test", ("sleep", "60"), lifetime=60.0)
+
+ATTACKS: tuple[tuple[Attempt, str], ...] = (
+    (("tls", UNLISTED, 443, LISTED), f"outside {UNLISTED} 443"),
+    (("tcp", UNLISTED, 80, ""), f"outside {UNLISTED} 80"),
+    (("udp", UNLISTED, 443, ""), f"outside {UNLISTED} 443"),
+    (("tcp", ENDPOINT, 7007, ""), f"outside {ENDPOINT} 7007"),
+    (("tls", CDN, 443, TENANT), f"outside {CDN} 443"),
+    (("dns", FOREIGN_RESOLVER, 53, "unlisted.example"), UNLISTED),
+    (("dns-tcp", FOREIGN_RESOLVER, 53, "unlisted.example"), UNLISTED),
+    (("tcp", METADATA, 80, ""), f"outside {METADATA} 80"),
+    (("tls", PRIVATE, 443, LISTED), f"outside {PRIVATE} 443"),
+)
+
+
+@contextmanager
+def nothing_leaves(device: str) -> Iterator[None]:
+    """Drop, wherever it comes from, what is for a test's address and does not go to the world outside."""
+    table = f"ts-test-{device}"
+    addresses = ", ".join((*SERVERS, *NAME_SERVERS, "203.0.113.1"))
+    rules = f"""table inet {table} {{
+        chain leaving {{
+            type filter hook postrouting priority 300; policy accept;
+            ip daddr {{ {addresses} }} oifname != {{ "lo", "{device}" }} drop
+        }}
+    }}"""
+    subprocess.run(["nft", "-f", "-"], input=rules.encode(), check=True, timeout=20)
+    try:
+        yield
+    finally:
+        subprocess.run(["nft", "delete", "table", "inet", table], check=True, timeout=20)
+
+
+@pytest.fixture
+async def outside(capable: None) -> AsyncIterator[list[str]]:
+    """The world outside, next to this machine; yields what has arrived there."""
+    tag = f"ts{secrets.token_hex(3)}"
+    with namespace(tag) as prefix, nothing_leaves(tag):
+        ip("link", "add", tag, "type", "veth", "peer", "name", "eth0", "netns", tag)
+        try:
+            connect_outside(tag, [], [], tag)
+            async with serving(prefix) as arrived:
+                yield arrived
+        finally:
+            ip("link", "delete", tag)
+
+
+def egress_settings(request: pytest.FixtureRequest, network: str, **changes: object) -> Settings:
+    values: dict[str, object] = {
+        "network": network,
+        "egress_domains": ("*.listed.example",),
+        "egress_dns_servers": (HOST_RESOLVER,),
+        "reconcile_interval": 1.0,
+        "hardening_without": tuple(name for name in opt_outs() if name != "egress"),
+    }
+    return docker_settings(request, **{**values, **changes})
+
+
+@asynccontextmanager
+async def visiting(provider: DockerProvider) -> AsyncIterator["Visitor"]:
+    async with provider.lease(REQUEST):
+        yield Visitor(provider)
+
+
+@attrs.frozen
+class Visitor:
+    """Tries things in the container of the session that is leased."""
+
+    provider: DockerProvider
+
+    async def attempts(self, *attempts: Attempt) -> list[str]:
+        container = self.provider.occupied[REQUEST.session_id].container
+        script = await trio.Path(VISITOR).read_text()
+        status, output = await execute(container, "python3", "-c", script, *words(attempts))
+        assert status == 0, output
+        return output.replace("\r", "").split("\n")[:-1]
+
+
+def denied(results: list[str]) -> bool:
+    return all(not result or result.startswith("-") for result in results)
+
+
+@pytest.mark.parametrize("transport", ["lifeline", "attach"])
+async def test_a_session_reaches_listed_names_only(
+    request: pytest.FixtureRequest, network_name: str, outside: list[str], transport: str
+) -> None:
+    events: list[EgressEvent] = []
+    settings = egress_settings(request, network_name, transport=transport)
+    with trio.fail_after(LIMIT):
+        async with open_docker_provider(settings) as provider, visiting(provider) as visitor:
+            assert provider.egress is not None
+            provider.egress.listen(events.append)
+            names = (LISTED, "cdn.listed.example", "inward.listed.example", "private.listed.example")
+            asked = await visitor.attempts(*(("dns", EMBEDDED, 53, name) for name in names))
+            assert asked == [ENDPOINT, CDN, METADATA, PRIVATE]
+            outside.clear()
+            # What the engine's own resolver is asked does not get out either.
+            exfiltration = ("dns", EMBEDDED, 53, "c2VjcmV0.unlisted.example")
+            assert await visitor.attempts(exfiltration) == ["NXDOMAIN"]
+            assert denied(await visitor.attempts(*(attack for attack, _ in ATTACKS)))
+            assert outside == []
+            assert await visitor.attempts(("tls", ENDPOINT, 443, LISTED)) == [f"outside {ENDPOINT} 443"]
+            owners = {provider.session_at(event.source) for event in events}
+            assert owners == {(provider.occupied[REQUEST.session_id].name, REQUEST.session_id)}
+    assert "c2VjcmV0.unlisted.example" in {event.name for event in events}
+
+
+async def test_without_the_measure_all_of_it_gets_out(
+    request: pytest.FixtureRequest, network_name: str, outside: list[str]
+) -> None:
+    settings = egress_settings(request, network_name, hardening_without=(*opt_outs(), "egress"))
+    with trio.fail_after(LIMIT):
+        async with open_docker_provider(settings, verify=False) as provider:
+            assert provider.egress is None
+            async with visiting(provider) as visitor:
+                results = await visitor.attempts(*(attack for attack, _ in ATTACKS))
+                assert results == [answer for _, answer in ATTACKS]
+            # The engine's resolver, told to ask somebody: it does, from inside of the container's network.
+            policy = attrs.evolve(provider.containers.policy, resolver=FOREIGN_RESOLVER)
+            provider.containers.policy = policy
+            async with visiting(provider) as visitor:
+                asked = await visitor.attempts(("dns", EMBEDDED, 53, "unlisted.example"))
+            assert asked == [UNLISTED]
+            assert f"dns {FOREIGN_RESOLVER} unlisted.example" in outside
+
+
+async def test_flushed_rules_stop_new_sessions_cold_and_warm(
+    request: pytest.FixtureRequest, network_name: str, outside: list[str]
+) -> None:
+    with trio.fail_after(LIMIT):
+        async with open_docker_provider(egress_settings(request, network_name), verify=False) as provider:
+            watch = provider.egress
+            assert watch is not None
+            pool = WarmPool(provider, 1, 600.0, 600.0)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pool.run)
+                while not pool.statistics().waiting:
+                    await trio.sleep(0.05)
+                await nftables.remove(watch.plan)
+                while watch.problem is None:
+                    await trio.sleep(0.01)
+                for each in (pool, provider):
+                    with pytest.raises(SandboxError, match="not safe"):
+                        async with each.lease(REQUEST):
+                            pass
+                assert pool.statistics().waiting == 1
+                await watch.wait_ready()
+                async with pool.lease(REQUEST):
+                    assert pool.statistics().warm == 1
+                nursery.cancel_scope.cancel()

@@ -1,0 +1,193 @@
+"""Network namespaces with everything that egress is about: a machine with a bridge, sessions on it, and the
+world outside. They are connected to each other and to nothing else, so no packet can leave this machine.
+"""
+
+import json
+import secrets
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+
+import attrs
+import trio
+
+from egress.outside import NAME_SERVERS, SERVERS
+from supervisor.egress.keeper import plan_as_json, socket_path
+from supervisor.egress.rules import Plan
+from supervisor.egress.watch import EgressWatch
+
+HERE = Path(__file__).parent
+VISITOR = HERE / "visitor.py"
+Attempt = tuple[str, str, int, str]
+GATEWAY = "10.250.7.1"
+SESSIONS = ("10.250.7.2", "10.250.7.3")
+UPLINK = ("198.51.100.1", "198.51.100.2")
+ENDPOINT, UNLISTED, CDN, METADATA, PRIVATE = SERVERS
+HOST_RESOLVER, FOREIGN_RESOLVER = NAME_SERVERS
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, timeout=20)
+
+
+def set_kernel(prefix: list[str], setting: str) -> None:
+    subprocess.run([*prefix, "sysctl", "-qw", setting], check=True, timeout=20)
+
+
+@contextmanager
+def namespace(name: str) -> Iterator[list[str]]:
+    """A network namespace; yields the prefix of commands that run in it."""
+    ip("netns", "add", name)
+    try:
+        ip("-n", name, "link", "set", "lo", "up")
+        yield ["nsenter", f"--net=/run/netns/{name}", "--"]
+    finally:
+        ip("netns", "delete", name)
+
+
+@attrs.define
+class World:
+    """The namespaces, by the prefixes of commands that run in them."""
+
+    tag: str
+    machine: list[str]
+    sessions: list[list[str]]
+    outside: list[str]
+    arrived: list[str] = attrs.field(factory=list)
+    """What the world outside has seen: see `outside`."""
+
+    def plan(self, **changes: object) -> Plan:
+        values: dict[str, object] = {
+            "network": f"ts-test-{self.tag}",
+            "bridge": "sessions",
+            "gateway": GATEWAY,
+            "domains": ("*.listed.example", "listed.example"),
+            "ports": (443, 8443),
+            "dns_servers": (HOST_RESOLVER,),
+            "check_interval": 0.3,
+        }
+        return Plan(**{**values, **changes})  # type: ignore[arg-type]
+
+    async def attempts(self, *attempts: Attempt, session: int = 0) -> list[str]:
+        """Have a session try things, all at once: see `visitor`."""
+        command = [*self.sessions[session], sys.executable, "-I", str(VISITOR), *words(attempts)]
+        done = await trio.run_process(command, capture_stdout=True)
+        return done.stdout.decode().split("\n")[:-1]
+
+    async def nft(self, text: str) -> str:
+        done = await trio.run_process(
+            [*self.machine, "nft", "-f", "-"], stdin=text.encode(), capture_stdout=True
+        )
+        return done.stdout.decode()
+
+    @asynccontextmanager
+    async def kept(
+        self, plan: Plan, *options: str, within: tuple[str, ...] = ()
+    ) -> AsyncGenerator[EgressWatch]:
+        """Run a keeper on the machine, by way of a command `within`; a watch that is ready."""
+        command = [sys.executable, "-m", "supervisor.egress.keeper", "--foreground", *options]
+        socket_path(plan.network).unlink(missing_ok=True)  # of one that was killed
+        process = await trio.lowlevel.open_process(
+            [*self.machine, *within, *command, json.dumps(plan_as_json(plan))]
+        )
+        watch = EgressWatch(plan, starts=False)
+        try:
+            with trio.fail_after(20):
+                while not socket_path(plan.network).exists():
+                    assert process.poll() is None
+                    await trio.sleep(0.02)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(watch.run)
+                with trio.fail_after(20):
+                    await watch.wait_ready()
+                yield watch
+                nursery.cancel_scope.cancel()
+        finally:
+            process.terminate()
+            with trio.CancelScope(shield=True), trio.move_on_after(10) as scope:
+                await process.wait()
+            if scope.cancelled_caught:
+                process.kill()
+
+
+def words(attempts: Iterable[Attempt]) -> list[str]:
+    """Attempts as the arguments of `visitor`."""
+    return [",".join(map(str, attempt)) for attempt in attempts]
+
+
+@asynccontextmanager
+async def world(*, certificate: Path | None = None) -> AsyncGenerator[World]:
+    """Make it all, and take it away again."""
+    tag = secrets.token_hex(3)
+    names = [f"ts-{tag}-{role}" for role in ("machine", "outside", "s0", "s1")]
+    with ExitStack() as stack:
+        machine, outside, *sessions = (stack.enter_context(namespace(name)) for name in names)
+        ip("-n", names[0], "link", "add", "sessions", "type", "bridge")
+        # As engines have it; else packets between two ports of a bridge meet no rules.
+        set_kernel(machine, "net.bridge.bridge-nf-call-iptables=1")
+        ip("-n", names[0], "address", "add", f"{GATEWAY}/24", "dev", "sessions")
+        ip("-n", names[0], "link", "set", "sessions", "up")
+        for name, address in zip(names[2:], SESSIONS, strict=True):
+            peer = f"v{address.rpartition('.')[2]}"
+            ip("-n", names[0], "link", "add", peer, "type", "veth", "peer", "name", "eth0", "netns", name)
+            ip("-n", names[0], "link", "set", peer, "master", "sessions", "up")
+            ip("-n", name, "address", "add", f"{address}/24", "dev", "eth0")
+            ip("-n", name, "link", "set", "eth0", "up")
+            ip("-n", name, "route", "add", "default", "via", GATEWAY)
+        ip("-n", names[0], "link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns", names[1])
+        connect_outside(names[1], machine, ["-n", names[0]])
+        async with serving(outside, certificate) as arrived:
+            yield World(tag, machine, sessions, outside, arrived)
+
+
+def connect_outside(name: str, machine: list[str], on_machine: list[str], device: str = "up0") -> None:
+    """Give the world outside its addresses, and the machine its routes to them."""
+    ip(*on_machine, "address", "add", f"{UPLINK[0]}/24", "dev", device)
+    ip(*on_machine, "link", "set", device, "up")
+    ip("-n", name, "address", "add", f"{UPLINK[1]}/24", "dev", "eth0")
+    ip("-n", name, "link", "set", "eth0", "up")
+    ip("-n", name, "route", "add", "default", "via", UPLINK[0])
+    for address in (*SERVERS, *NAME_SERVERS):
+        ip("-n", name, "address", "add", f"{address}/32", "dev", "lo")
+        ip(*on_machine, "route", "add", f"{address}/32", "via", UPLINK[1])
+    set_kernel(machine, "net.ipv4.ip_forward=1")
+
+
+@asynccontextmanager
+async def serving(prefix: list[str], certificate: Path | None = None) -> AsyncGenerator[list[str]]:
+    """Run the world outside; yields what arrives there, line by line, as it grows."""
+    arrived: list[str] = []
+    command = [
+        *prefix,
+        sys.executable,
+        str(HERE / "outside.py"),
+        *([str(certificate)] if certificate else []),
+    ]
+    process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    output = process.stdout
+    ready = trio.Event()
+
+    async def read() -> None:
+        rest = b""
+        async for chunk in output:
+            *lines, rest = (rest + chunk).split(b"\n")
+            arrived.extend(line.decode() for line in lines)
+            ready.set()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read)
+            with trio.fail_after(20):
+                await ready.wait()
+            yield arrived
+            nursery.cancel_scope.cancel()
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+        await trio.aclose_forcefully(output)
+        if process.stdin is not None:
+            await trio.aclose_forcefully(process.stdin)
