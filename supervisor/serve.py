@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from typing import Final
@@ -20,7 +20,7 @@ from supervisor.admin.listener import administered
 from supervisor.admin.view import View
 from supervisor.admission.host_limits import require_capacity, watch_host
 from supervisor.admission.token import OneTimeTokens
-from supervisor.gateway.house import House
+from supervisor.gateway.house import AdmissionHook, House
 from supervisor.gateway.pages import Pages
 from supervisor.gateway.server import Gateway
 from supervisor.handover.giving import Giver
@@ -33,9 +33,10 @@ from supervisor.sandbox.providers import handing, measuring, open_provider
 from supervisor.sandbox.terminal import SandboxProvider
 from supervisor.session.monitor import ResourceMonitor
 from supervisor.session.record import Records
-from supervisor.session.registry import SessionRegistry
+from supervisor.session.registry import SessionRegistry, SessionWatcher
 from supervisor.session.session import Session
 from supervisor.settings import Settings
+from supervisor.webhooks import webhooks
 
 log = get_logger(__name__)
 
@@ -92,12 +93,18 @@ async def running(
     provider: SandboxProvider,
     pages: Pages | None = None,
     successor: Successor | None = None,
+    *,
+    admit: AdmissionHook | None = None,
+    watchers: Iterable[SessionWatcher] = (),
 ) -> AsyncGenerator[Supervisor]:
-    """Serve with `provider` while the block runs; `pages` are those of this package unless given.
+    """Serve with `provider` while the block runs.
 
     Args:
-        settings, provider, pages: see above.
+        settings, provider: from `load_settings` and `open_provider`.
+        pages: those of this package unless given.
+        admit: asked before each new session; see `AdmissionHook`.
         successor: this process's part in a hand-over, whose sessions it takes.
+        watchers: told of each session's start and end.
 
     Resource handling: on leaving, sessions are ended and their sandboxes given back before this returns.
 
@@ -105,13 +112,13 @@ async def running(
         HandoverError: the process that has the sessions goes on (within an exception group).
     """
     pages = pages or Pages()
-    async with trio.open_nursery() as sessions:
+    async with webhooks(settings) as hooks, trio.open_nursery() as sessions:
         registry = SessionRegistry(settings, provider, sessions)
         records = session_records(provider)
-        registry.watchers.append(records)
+        registry.watchers += [records, *watchers, *([hooks] if hooks else [])]
         monitor = ResourceMonitor(settings, registry, measuring(provider), records)
         tokens = OneTimeTokens(settings.access_token)
-        house = House(settings, provider, registry, tokens)
+        house = House(settings, provider, registry, tokens, admit)
         gateway = Gateway(house, pages, successor.detach_listening() if successor else ())
         if successor is not None:
             await take_over(successor, provider, registry, house)

@@ -351,6 +351,23 @@ class Settings:
     profiles: Path | None = _setting(
         "PROFILES_FILE", None, _path, "Kinds of session that signed configs may choose from, in TOML."
     )
+    webhook_url: str = _setting(
+        "WEBHOOK_URL",
+        "",
+        _text,
+        "Where starts and ends of sessions are posted to; empty: nowhere.",
+        _matches(r"(https?://[^\s@]+)?", "an http:// or https:// address without a password"),
+    )
+    webhook_secret: str = _setting(
+        "WEBHOOK_SECRET", "", _text, "Key of the signatures on what is posted.", secret=True
+    )
+    webhook_queue: int = _setting(
+        "WEBHOOK_QUEUE_SIZE",
+        1000,
+        int,
+        "Events that may wait for delivery; the oldest is dropped.",
+        _between(1, 100_000),
+    )
     waiting_line: int = _setting(
         "WAITING_LINE_SIZE",
         0,
@@ -848,6 +865,8 @@ class Settings:
             problems.append("FURTHER_SIGNING_SECRETS: needs TERMINAL_SERVER_SIGNING_SECRET beside it")
         if (self.jwt_audience or self.jwt_issuer) and not self.jwt_keys:
             problems.append("JWT_AUDIENCE and JWT_ISSUER: need JWT_KEYS_FILE")
+        if self.webhook_url and len(self.webhook_secret) < 16:
+            problems.append("WEBHOOK_SECRET: must have at least 16 characters, where WEBHOOK_URL is set")
         if self.access_token and len(self.access_token) < 16:
             problems.append("LOCAL_ACCESS_TOKEN: must have at least 16 characters")
         if self.admin_token and len(self.admin_token) < 16:

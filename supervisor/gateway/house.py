@@ -5,8 +5,8 @@ The house turns what a client presents into an `Identity`, and an identity into 
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeAlias
 from weakref import WeakSet
 
 import attrs
@@ -70,6 +70,31 @@ class Identity:
     profile: str = ""
 
 
+@attrs.frozen
+class Applicant:
+    """Who asks for a new session, for an `AdmissionHook`.
+
+    Attributes:
+        standing: `local`, `authenticated` or `anonymous`.
+        address: of the client; empty where it has none.
+        profile: that a signed config has chosen; empty for the ordinary settings.
+        owner: keyed digest of the credentials, the same for the same credentials while this process lives.
+    """
+
+    standing: Standing
+    address: str
+    profile: str
+    owner: bytes = attrs.field(repr=False)
+
+
+AdmissionHook: TypeAlias = Callable[[Applicant], Awaitable[None]]
+"""Asked before each new session. It lets the applicant in by returning, and refuses by raising
+`SessionRefusedError`, whose text the client gets. It has `HOOK_TIMEOUT` seconds.
+"""
+
+HOOK_TIMEOUT = 10.0
+
+
 class House:
     """Shared by all connections; knows nothing of any of them but how long it may wait.
 
@@ -80,7 +105,12 @@ class House:
     """
 
     def __init__(
-        self, settings: Settings, provider: SandboxProvider, registry: SessionRegistry, tokens: OneTimeTokens
+        self,
+        settings: Settings,
+        provider: SandboxProvider,
+        registry: SessionRegistry,
+        tokens: OneTimeTokens,
+        admit: AdmissionHook | None = None,
     ) -> None:
         self.settings = settings
         self.closing: EndReason | None = None
@@ -93,6 +123,7 @@ class House:
         self.profiles = read_profiles(settings)
         self.capacity = Capacity(settings, registry)
         self.tokens = tokens
+        self._admit = admit
         self._access_tokens = AccessTokens(settings)
         self._digest_key = secrets.token_bytes(32)
         self._waits: WeakSet[trio.CancelScope] = WeakSet()
@@ -232,5 +263,17 @@ class House:
             rows=rows,
             profile=identity.profile,
         )
+        if self._admit:
+            await self._ask_hook(self._admit, identity, client)
         await self.capacity.admit(identity.owner, visitor)
         return await self.registry.create(identity.owner, request, visitor, settings), False
+
+    async def _ask_hook(self, admit: AdmissionHook, identity: Identity, client: Client) -> None:
+        address = "" if client.address is None else str(client.address)
+        try:
+            with trio.fail_after(HOOK_TIMEOUT):
+                await admit(Applicant(identity.standing, address, identity.profile, identity.owner))
+        except trio.TooSlowError:
+            raise SessionRefusedError(
+                EndReason.UNAVAILABLE.value, "Nobody has decided whether you may come in. Please try again."
+            ) from None
