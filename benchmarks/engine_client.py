@@ -1,9 +1,16 @@
 """`python -m benchmarks.engine_client`: calls per second and CPU per call of our engine client and aiodocker.
 
 Against the real engine (`DOCKER_HOST`), and against a stand-in in a process of its own that answers at once
-with the same bytes, so that the clients' own cost shows. The third contender is our client with httpx's own
-transport in place of ours. Rounds are interleaved and bounded in count; the best of each counts,
-because what else goes on on a machine only ever makes a round worse.
+with the same bytes, so that the clients' own cost shows. Beside the two run:
+
+- our client with httpx's own transport in place of ours,
+- httpx alone (`AsyncClient.get(…).json()`), without any of our code: what httpx itself costs,
+- a bare socket that sends the request's bytes and waits for the answer's end, one call after the other: what
+  the engine itself takes, and so what no client can surpass.
+
+Rounds are interleaved and bounded in count. Of each contender the best round is shown, because what else
+goes on only ever makes a round worse; of the ratio to aiodocker the median of all rounds, each against
+its neighbour, and the quartiles.
 """
 
 import argparse
@@ -12,13 +19,17 @@ import contextlib
 import json
 import multiprocessing
 import os
+import re
 import socket
+import statistics
 import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
+from urllib.parse import quote_plus
 
 import aiodocker
 import httpx
@@ -27,15 +38,22 @@ import trio
 from supervisor.engine import Docker
 
 OPERATIONS = ("list", "inspect")
-CONTENDERS = ("ours", "aiodocker", "ours on httpx's transport")
+OURS, AIODOCKER, ON_HTTPX, HTTPX, SOCKET = CONTENDERS = (
+    "ours",
+    "aiodocker",
+    "ours on httpx's transport",
+    "httpx alone",
+    "bare socket",
+)
+NO_MATCH = {"label": ["no-such-label"]}
+"""A filter that nothing passes, so that what others do on the engine does not show."""
 Measured = tuple[float, float]
 """Calls per second, and CPU seconds of this process per call."""
 
 
 def _calls(docker: Any, image: str) -> dict[str, Callable[[], Awaitable[object]]]:
     async def listing() -> object:
-        # A filter that nothing passes, so that what others do on the engine does not show.
-        return await docker.containers.list(all=True, filters={"label": ["no-such-label"]})
+        return await docker.containers.list(all=True, filters=NO_MATCH)
 
     async def inspect() -> object:
         return await docker.images.inspect(image)
@@ -84,21 +102,78 @@ async def _with_asyncio(url: str, image: str, operation: str, count: int, tasks:
     return done / wall, cpu / done
 
 
+async def _with_httpx(url: str, image: str, operation: str, count: int, tasks: int) -> Measured:
+    transport = httpx.AsyncHTTPTransport(uds=url.removeprefix("unix://"), verify=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://docker") as client:
+        target = _target(url, image, operation)
+        await client.get(target)
+
+        async def worker() -> None:
+            for _ in range(count // tasks):
+                (await client.get(target)).raise_for_status().json()
+
+        wall, cpu = time.perf_counter(), time.process_time()
+        async with trio.open_nursery() as nursery:
+            for _ in range(tasks):
+                nursery.start_soon(worker)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    done = count // tasks * tasks
+    return done / wall, cpu / done
+
+
+def _with_socket(url: str, image: str, operation: str, count: int) -> Measured:
+    request = f"GET {_target(url, image, operation)} HTTP/1.1\r\nHost: docker\r\n\r\n".encode()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(url.removeprefix("unix://"))
+        wall, cpu = time.perf_counter(), time.process_time()
+        for _ in range(count):
+            connection.sendall(request)
+            answer = b""
+            while not _whole(answer):
+                answer += connection.recv(65536)
+        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return count / wall, cpu / count
+
+
+def _whole(answer: bytes) -> bool:
+    head, separator, body = answer.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: (\d+)", head)
+    return bool(separator) and (len(body) >= int(length[1]) if length else body.endswith(b"0\r\n\r\n"))
+
+
+@cache
+def _target(url: str, image: str, operation: str) -> str:
+    with _plain_client(url) as client:
+        version = client.get("/_ping").headers["api-version"]
+    filters = quote_plus(json.dumps(NO_MATCH))
+    paths = {"list": f"containers/json?all=1&filters={filters}", "inspect": f"images/{image}/json"}
+    return f"/v{version}/{paths[operation]}"
+
+
 def measure(contender: str, url: str, image: str, operation: str, count: int, tasks: int) -> Measured:
     """Let `contender` make `count` calls, `tasks` at a time."""
-    if contender == "aiodocker":
+    if contender == AIODOCKER:
         return asyncio.run(_with_asyncio(url, image, operation, count, tasks))
-    return trio.run(_with_trio, url, image, operation, count, tasks, contender != "ours")
+    if contender == HTTPX:
+        return trio.run(_with_httpx, url, image, operation, count, tasks)
+    if contender == SOCKET:
+        return _with_socket(url, image, operation, count)
+    return trio.run(_with_trio, url, image, operation, count, tasks, contender == ON_HTTPX)
+
+
+def _plain_client(url: str) -> httpx.Client:
+    transport = httpx.HTTPTransport(uds=url.removeprefix("unix://"), verify=False)
+    return httpx.Client(transport=transport, base_url="http://docker")
 
 
 def _record(url: str, image: str) -> dict[str, bytes]:
     """Return the real engine's answers, to be given again by the stand-in."""
-    with httpx.Client(transport=httpx.HTTPTransport(uds=url.removeprefix("unix://"), verify=False)) as client:
-        version = "v" + client.get("http://docker/_ping").headers["api-version"]
+    with _plain_client(url) as client:
+        version = "v" + client.get("/_ping").headers["api-version"]
         paths = ("/_ping", "/version", f"/{version}/containers/json", f"/{version}/images/{image}/json")
         answers: dict[str, bytes] = {}
         for path in paths:
-            answer = client.get(f"http://docker{path}")
+            answer = client.get(path)
             head = [f"HTTP/1.1 {answer.status_code} OK"]
             kept = ("api-version", "content-type", "server", "date", "ostype")
             head += [f"{name}: {value}" for name, value in answer.headers.items() if name in kept]
@@ -149,30 +224,37 @@ def standin(answers: dict[str, bytes]) -> Generator[str]:
             process.join()
 
 
-def compare(url: str, image: str, count: int, rounds: int) -> dict[str, dict[str, Measured]]:
-    """Return the best of `rounds` for each operation (with 1 and with 10 tasks) and contender."""
-    results: dict[str, dict[str, Measured]] = {}
+def compare(url: str, image: str, count: int, rounds: int) -> dict[str, dict[str, list[Measured]]]:
+    """Return what `rounds` gave for each operation (with 1 and with 10 tasks) and contender."""
+    results: dict[str, dict[str, list[Measured]]] = {}
     for operation in OPERATIONS:
         for tasks in (1, 10):
-            found: dict[str, list[Measured]] = {contender: [] for contender in CONTENDERS}
+            contenders = CONTENDERS if tasks == 1 else CONTENDERS[:-1]
+            found: dict[str, list[Measured]] = {contender: [] for contender in contenders}
             for _ in range(rounds):
-                for contender in CONTENDERS:
-                    found[contender].append(measure(contender, url, image, operation, count, tasks))
-            results[f"{operation}, {tasks} at a time"] = {
-                contender: (max(rate for rate, _ in runs), min(cpu for _, cpu in runs))
-                for contender, runs in found.items()
-            }
+                for contender, measured in found.items():
+                    measured.append(measure(contender, url, image, operation, count, tasks))
+            results[f"{operation}, {tasks} at a time"] = found
     return results
 
 
-def show(title: str, results: dict[str, dict[str, Measured]]) -> None:
+def show(title: str, results: dict[str, dict[str, list[Measured]]]) -> None:
     """Print a table: calls per second (CPU per call), and the ratio to aiodocker of both."""
     print(f"\n{title}")
-    print(f"{'':22}" + "".join(f"{contender:>28}" for contender in CONTENDERS) + f"{'ours : aiodocker':>20}")
+    print(f"{'':22}" + "".join(f"{contender:>28}" for contender in CONTENDERS))
     for name, found in results.items():
-        cells = "".join(f"{rate:>15.0f}/s {cpu * 1e6:>7.0f} us" for rate, cpu in found.values())
-        (rate, cpu), (other_rate, other_cpu) = found["ours"], found["aiodocker"]
-        print(f"{name:22}{cells}{rate / other_rate:>11.2f} {other_cpu / cpu:>8.2f}")
+        best = [(max(rate for rate, _ in runs), min(cpu for _, cpu in runs)) for runs in found.values()]
+        print(f"{name:22}" + "".join(f"{rate:>15.0f}/s {cpu * 1e6:>7.0f} us" for rate, cpu in best))
+    for name, found in results.items():
+        pairs = list(zip(found[OURS], found[AIODOCKER], strict=True))
+        rates = [ours[0] / theirs[0] for ours, theirs in pairs]
+        costs = [theirs[1] / ours[1] for ours, theirs in pairs]
+        print(f"{name:22} ours : aiodocker  calls per second {_spread(rates)}  CPU {_spread(costs)}")
+
+
+def _spread(ratios: list[float]) -> str:
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def main() -> None:
