@@ -130,5 +130,5 @@ def _environment_tls(environment: Mapping[str, str]) -> ssl.SSLContext:
     directory = Path(path)
     try:
         return verify_with(directory / "ca.pem", directory / "cert.pem", directory / "key.pem")
-    except (OSError, ssl.SSLError) as error:
+    except OSError as error:
         raise DockerContextTLSError(f"bad TLS files in {directory}: {error}") from error

@@ -11,9 +11,11 @@ import math
 import select
 import socket
 import ssl
+import stat
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import final
+from pathlib import Path
+from typing import cast, final
 
 import trio
 
@@ -174,6 +176,9 @@ def unix_connector(path: str) -> Connector:
                 # A full accept queue makes connect(2) on a unix socket fail with EAGAIN, which Trio takes for
                 # "in progress".
                 sock.getpeername()
+            except PermissionError as error:
+                sock.close()
+                raise PermissionError(f"{error.strerror}: {_whose(path)}") from error
             except OSError as error:
                 sock.close()
                 if error.errno != errno.ENOTCONN:
@@ -188,13 +193,34 @@ def unix_connector(path: str) -> Connector:
     return connect
 
 
+def _whose(path: str) -> str:
+    """Return for whom the socket is, as far as we may know."""
+    try:
+        file = Path(path)
+        mode = stat.filemode(file.stat().st_mode)
+        return f"the socket is for user {file.owner()} and group {file.group()} ({mode})"
+    except (OSError, KeyError):
+        return "nor may its owner be looked up"
+
+
+def _cause(error: OSError) -> str:
+    """Return what Trio leaves out of its summary of several attempts: why (the first of) them failed."""
+    cause = error.__cause__
+    while isinstance(cause, BaseExceptionGroup):
+        cause = cast("BaseExceptionGroup[BaseException]", cause).exceptions[0]
+    return "" if cause is None else f": {cause}"
+
+
 def tcp_connector(host: str, port: int, tls: ssl.SSLContext | None) -> Connector:
     """Return a connector to a TCP port, with TLS (handshake and certificate check included) when `tls` is
     given.
     """
 
     async def connect() -> Connection:
-        plain = await trio.open_tcp_stream(host, port)
+        try:
+            plain = await trio.open_tcp_stream(host, port)
+        except OSError as error:
+            raise OSError(f"{error}{_cause(error)}") from error
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         connection = Connection(plain, plain.socket)
         if tls is None:

@@ -43,7 +43,7 @@ class ContextEndpoint:
             return None
         try:
             context = verify_with(ca, certificate, key)
-        except (OSError, ssl.SSLError) as error:
+        except OSError as error:
             raise DockerContextTLSError(
                 f"bad TLS files in {self.tls_directory}: {error}", self.name
             ) from error
@@ -58,11 +58,16 @@ def verify_with(ca: Path, certificate: Path, key: Path) -> ssl.SSLContext:
     `certificate` if it exists.
 
     Raises:
-        OSError, ssl.SSLError: a file that exists cannot be used.
+        OSError: a file that exists cannot be used; the text says which.
     """
-    context = ssl.create_default_context(cafile=ca if ca.exists() else None)
-    if certificate.exists():
-        context.load_cert_chain(certificate, key)
+    files = ca.name
+    try:
+        context = ssl.create_default_context(cafile=ca if ca.exists() else None)
+        files = f"{certificate.name} and {key.name}"
+        if certificate.exists():
+            context.load_cert_chain(certificate, key)
+    except OSError as error:  # of `ssl`, too
+        raise OSError(f"{files}: {error}") from error
     return context
 
 

@@ -139,14 +139,14 @@ def test_tls_of_a_context(tmp_path: Path) -> None:
     mine.private_key_pem.write_to_path(tls / "key.pem")
     assert find(None, "safe", environment=env).url == "tcp://127.0.0.1:2376"
     (tls / "key.pem").write_text("no key")
-    with pytest.raises(DockerContextTLSError):
+    with pytest.raises(DockerContextTLSError, match=r"cert\.pem and key\.pem: "):
         find(None, "safe", environment=env)
 
 
 def test_tls_of_the_environment(tmp_path: Path) -> None:
     env = {"DOCKER_HOST": "tcp://h:2376", "DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": str(tmp_path)}
     (tmp_path / "ca.pem").write_text("no certificate")
-    with pytest.raises(DockerContextTLSError):
+    with pytest.raises(DockerContextTLSError, match=r"ca\.pem: "):
         find(environment=env)
     assert find(environment={**env, "DOCKER_TLS_VERIFY": "0"})
     authority = trustme.CA()

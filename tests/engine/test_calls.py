@@ -2,7 +2,9 @@
 
 import io
 import json
-from collections.abc import AsyncIterator
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,34 @@ async def test_no_engine(tmp_path: Path) -> None:
     async with Docker(f"unix://{tmp_path}/none.sock") as docker:
         with trio.fail_after(5), pytest.raises(DockerConnectionError, match=r"none\.sock"):
             await docker.version()
+
+
+async def test_no_engine_at_a_port() -> None:
+    async with Docker("tcp://127.0.0.1:1") as docker:
+        with trio.fail_after(5), pytest.raises(DockerConnectionError, match="Connection refused"):
+            await docker.version()
+
+
+@contextmanager
+def without_rights(path: Path) -> Iterator[None]:
+    """Let this process be nobody, for whom `path` is not."""
+    path.chmod(0)
+    user, group = os.geteuid(), os.getegid()
+    if user == 0:
+        os.setegid(65534)
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+        os.setegid(group)
+
+
+async def test_no_permission(standin: StandIn, client: Docker) -> None:
+    told = r"\.sock: Permission denied: (the socket is for user \w+ and group|nor may its owner)"
+    raises = pytest.raises(DockerConnectionError, match=told)
+    with trio.fail_after(5), without_rights(standin.path), raises:
+        await client.version()
 
 
 async def test_a_slow_answer_meets_its_deadline(standin: StandIn, client: Docker) -> None:
