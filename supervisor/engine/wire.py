@@ -130,7 +130,14 @@ class ResponseParser:
                 return head
 
     def body(self) -> bytes | None:
-        """Return a piece of the body, b"" at its end."""
+        """Return what there is of the body, b"" at its end."""
+        pieces: list[bytes] = []
+        while piece := self._next():
+            pieces.append(piece)
+        return b"".join(pieces) if pieces else piece
+
+    def _next(self) -> bytes | None:
+        """Return a piece of the body, which ends where its chunk does; b"" at its end."""
         while self._state not in ("done", "head"):
             if self._state == "chunk-line":
                 if not self._chunk_line():
@@ -246,7 +253,7 @@ class ResponseParser:
             return piece
         if tail and self._remaining == 2 and len(self._buffer) >= 2:
             self._end_of_chunk()
-            return self.body()
+            return self._next()
         if self._eof:
             raise ValueError("the connection ended in the middle of an answer")
         return None
