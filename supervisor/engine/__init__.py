@@ -19,6 +19,7 @@ from supervisor.engine.errors import (
     DockerError,
     DockerStreamError,
     DockerTimeoutError,
+    DockerUnreachableError,
 )
 from supervisor.engine.events import DockerEvents, EventSubscription
 from supervisor.engine.execs import Exec
@@ -49,6 +50,7 @@ __all__ = [
     "DockerStreamError",
     "DockerSystem",
     "DockerTimeoutError",
+    "DockerUnreachableError",
     "DockerVolume",
     "DockerVolumes",
     "EngineTransport",

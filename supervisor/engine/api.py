@@ -17,7 +17,7 @@ import trio
 
 from supervisor.engine.address import Address
 from supervisor.engine.connection import Connection
-from supervisor.engine.errors import DockerConnectionError, DockerError
+from supervisor.engine.errors import DockerConnectionError, DockerError, DockerUnreachableError
 from supervisor.engine.params import encode_query
 from supervisor.engine.reply import MAX_ERROR, Reply, deadline_in, explanation, parse_json, refusal
 from supervisor.engine.types import SENTINEL, Body, Sentinel, SupportsRead, Timeout
@@ -232,7 +232,7 @@ class Api:
         try:
             return await self.connector()
         except (OSError, trio.BrokenResourceError, ssl.SSLError) as error:
-            raise DockerConnectionError(f"cannot connect to the engine at {self._where}: {error}") from error
+            raise DockerUnreachableError(f"cannot connect to the engine at {self._where}: {error}") from error
 
     async def _send(self, request: httpx.Request, what: str, seconds: float, deadline: float) -> Reply:
         began, outcome = trio.current_time(), "given up"
@@ -241,7 +241,7 @@ class Api:
             outcome = str(response.status_code) if response.status_code >= 400 else "ok"
         except httpx.ConnectError as error:
             outcome = "unanswered"
-            raise DockerConnectionError(f"cannot connect to the engine at {self._where}: {error}") from error
+            raise DockerUnreachableError(f"cannot connect to the engine at {self._where}: {error}") from error
         except httpx.TransportError as error:
             outcome = "unanswered"
             raise DockerConnectionError(f"{what}: no answer from {self._where}: {error}") from error

@@ -41,6 +41,10 @@ class DockerConnectionError(DockerError):
         super().__init__(NO_CONNECTION, message)
 
 
+class DockerUnreachableError(DockerConnectionError):
+    """No connection to the engine could be made: it has heard nothing of the request."""
+
+
 class DockerTimeoutError(DockerError, TimeoutError):
     """The call's deadline passed. Whether the engine obeys (or obeyed) the request is unknown."""
 

@@ -114,6 +114,10 @@ class PendingRemovals:
     def __repr__(self) -> str:
         return f"<PendingRemovals {self.statistics()}>"
 
+    def __contains__(self, name: str) -> bool:
+        """Whether `name` is registered."""
+        return name in self._entries
+
     def statistics(self) -> PendingStatistics:
         """Return live numbers."""
         now = trio.current_time()

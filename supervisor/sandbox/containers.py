@@ -18,6 +18,7 @@ from supervisor.engine import (
     DockerContainer,
     DockerError,
     DockerTimeoutError,
+    DockerUnreachableError,
 )
 from supervisor.errors import HardeningError, SandboxError
 from supervisor.measures import Measure
@@ -123,6 +124,9 @@ class HardenedContainer:
         with self.site.health.patience(shield=True) as patience:
             try:
                 self.engine = await containers.create(self._config, name=self.name, timeout=CREATE_TIMEOUT)
+            except DockerUnreachableError:
+                self._pending.forget(self.name)
+                raise
             except (DockerConnectionError, DockerTimeoutError, trio.Cancelled):
                 self._pending.mark_doubtful(self.name)
                 raise
@@ -250,7 +254,8 @@ class HardenedContainers:
             yield container
         finally:
             with trio.CancelScope(shield=True):  # `remove` has a deadline
-                if not await self.pending.remove(name):
+                # Not there: the create call never reached the engine.
+                if name in self.pending and not await self.pending.remove(name):
                     _log.warning("container not removed yet; it will be tried again", container=name)
 
     @asynccontextmanager

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -10,7 +11,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from supervisor.engine import DockerConnectionError, DockerError, DockerTimeoutError
+from supervisor.engine import (
+    Docker,
+    DockerConnectionError,
+    DockerError,
+    DockerTimeoutError,
+    DockerUnreachableError,
+)
 from supervisor.reaping import pending
 from supervisor.reaping.pending import PendingRemovals
 
@@ -234,3 +241,9 @@ async def test_a_name_is_registered_once() -> None:
     registry.register("a")
     with pytest.raises(ValueError, match="registered already"):
         registry.register("a")
+
+
+async def test_an_engine_that_cannot_be_reached_has_heard_nothing(tmp_path: Path) -> None:
+    async with Docker(f"unix://{tmp_path}/nobody.sock") as docker:
+        with pytest.raises(DockerUnreachableError):
+            await docker.containers.create({"Image": "x"}, name="a", timeout=5)
