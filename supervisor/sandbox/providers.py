@@ -45,6 +45,8 @@ from supervisor.settings import Settings
 
 _log = get_logger("sandbox")
 
+KERNEL_MEMORY: Final = "kernel memory has no limit of its own: it is covered by the memory limit"
+"""Engines on cgroup v1 accept a limit of it and do not enforce it; cgroup v2 has none."""
 DRAIN_TIME: Final = 15.0
 """Seconds for removals that are still due when the provider is closed."""
 
@@ -300,7 +302,7 @@ async def _prove(provider: DockerProvider, settings: Settings, missing: Mapping[
         except (DockerError, SandboxError) as error:
             raise ConfigurationError(f"egress of the network {settings.network}: {error}") from error
         seen[Measure.EGRESS] = ("packets",)
-    provider.security = status = security_status(policy, missing, seen)
+    provider.security = status = security_status(policy, missing, seen, [KERNEL_MEMORY])
     if status.failing:
         raise ConfigurationError(
             "nothing has shown that these measures hold: "

@@ -151,6 +151,7 @@ async def test_what_holds_is_told(request: pytest.FixtureRequest) -> None:
     assert security.holds(Measure.SECCOMP)
     assert set(security.without) == set(opt_outs())
     assert len(security.seccomp_digest) == 64
+    assert "covered by the memory limit" in table(security)
 
 
 def check(
