@@ -24,6 +24,7 @@ from supervisor.provision.report import Report
 from supervisor.provision.setup import prepared, setup, teardown
 from supervisor.reaping.reconciler import Reconciler
 from supervisor.sandbox.identity import this_process
+from supervisor.sandbox.network_command import network_down, network_status, network_up
 from supervisor.sandbox.providers import survey
 from supervisor.sandbox.security import opt_out_lines, table
 from supervisor.serve import serve
@@ -123,6 +124,14 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_engine)
 
     command = commands.add_parser(
+        "network", help="the sessions' network and the filter of its egress; up and down need root"
+    )
+    command.add_argument(
+        "action", choices=["up", "down", "status"], help="put it up, to stay; take it down; say how it stands"
+    )
+    command.set_defaults(run=_network)
+
+    command = commands.add_parser(
         "reconcile", help="list the containers of dead supervisors, and remove them"
     )
     command.add_argument("--dry-run", action="store_true", help="only list")
@@ -213,6 +222,15 @@ def _engine(settings: Settings, options: argparse.Namespace) -> None:
         await teardown(Report(), delete=options.action == "delete")
 
     trio.run(run)
+
+
+def _network(settings: Settings, options: argparse.Namespace) -> int:
+    if options.action == "down":
+        print("\n".join(trio.run(network_down, settings)))
+        return 0
+    status = trio.run(network_up if options.action == "up" else network_status, settings)
+    print(status)
+    return 1 if status.problem else 0
 
 
 def _reconcile(settings: Settings, options: argparse.Namespace) -> None:

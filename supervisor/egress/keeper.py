@@ -98,6 +98,7 @@ class Keeper:
         )
         async with DeniedPackets(self.plan.bridge) as packets, trio.open_nursery() as nursery:
             await nursery.start(self._listen)
+            await nftables.remove_stale()
             await self._put_rules(packets.group)
             self._note("rules", None)
             await nursery.start(relay.run)

@@ -1,12 +1,13 @@
 """nft(8), as far as the rules need it. Everything here needs root (CAP_NET_ADMIN)."""
 
 import json
+import socket
 from typing import Any, Final, cast
 
 import trio
 
 from supervisor.egress.host import program
-from supervisor.egress.rules import Plan
+from supervisor.egress.rules import PREFIX, Plan
 from supervisor.errors import ConfigurationError
 
 _DEADLINE: Final = 10.0  # seconds for one call, which takes some ten milliseconds
@@ -39,6 +40,20 @@ async def remove(plan: Plan) -> None:
         ConfigurationError: nft is missing or refuses.
     """
     await apply(f"table inet {plan.table} {{}}\ndelete table inet {plan.table}\n")
+
+
+async def remove_stale() -> None:
+    """Remove the tables of bridges that are no more: rules outlive the network that they are for.
+
+    Raises:
+        ConfigurationError: nft is missing or refuses.
+    """
+    bridges = {name for _, name in socket.if_nameindex()}
+    shown = json.loads(await _nft("--json", "list", "tables", "inet"))
+    names = [entry["table"]["name"] for entry in shown["nftables"] if "table" in entry]
+    stale = [name for name in names if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in bridges]
+    for name in stale:
+        await apply(f"table inet {name} {{}}\ndelete table inet {name}\n")
 
 
 async def listing(plan: Plan) -> str | None:

@@ -34,7 +34,8 @@ FORBIDDEN: Final = (
 )
 """Addresses that are never let through, whatever DNS says: private and special ranges (RFC 6890)."""
 
-_PREFIX: Final = "terminal-supervisor-"
+PREFIX: Final = "terminal-supervisor-"
+"""Begins the names of our tables; the bridge follows."""
 
 
 def _strings(values: Iterable[str]) -> tuple[str, ...]:  # JSON knows no tuples
@@ -72,7 +73,7 @@ class Plan:
     @property
     def table(self) -> str:
         """Name of its table, in the family `inet`."""
-        return _PREFIX + self.bridge
+        return PREFIX + self.bridge
 
 
 def ruleset(plan: Plan, log_group: int) -> str:

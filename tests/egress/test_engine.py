@@ -32,8 +32,9 @@ from egress.world import (
 )
 from supervisor.egress import nftables
 from supervisor.egress.events import EgressEvent
-from supervisor.errors import SandboxError
+from supervisor.errors import ConfigurationError, SandboxError
 from supervisor.sandbox.docker import DockerProvider
+from supervisor.sandbox.network_command import network_down, network_status, network_up
 from supervisor.sandbox.pool import WarmPool
 from supervisor.sandbox.providers import open_docker_provider
 from supervisor.sandbox.terminal import LeaseRequest
@@ -194,3 +195,33 @@ async def test_flushed_rules_stop_new_sessions_cold_and_warm(
                 async with pool.lease(REQUEST):
                     assert pool.statistics().warm == 1
                 nursery.cancel_scope.cancel()
+
+
+async def test_the_network_is_put_up_and_taken_down_by_command(
+    request: pytest.FixtureRequest, network_name: str, outside: list[str]
+) -> None:
+    settings = egress_settings(request, network_name)
+    with trio.fail_after(LIMIT):
+        assert (await network_status(settings)).keeper == 0
+        up = await network_up(settings)
+        try:
+            assert up.problem is None
+            assert "ready" in str(up)
+            assert (await network_up(settings)).keeper == up.keeper
+            # A supervisor with other settings does not take it for its own.
+            with pytest.raises(ConfigurationError, match="domains"):
+                async with open_docker_provider(attrs.evolve(settings, egress_domains=("other.example",))):
+                    pass
+            async with (
+                open_docker_provider(settings, verify=False) as provider,
+                visiting(provider) as visitor,
+            ):
+                assert provider.egress is not None
+                assert provider.egress.keeper == up.keeper
+                assert denied(await visitor.attempts(("tcp", UNLISTED, 80, "")))
+            status = await network_status(settings)
+            assert status.keeper == up.keeper
+            assert status.denied
+        finally:
+            assert len(await network_down(settings)) == 3
+        assert await nftables.listing(up.plan) is None
