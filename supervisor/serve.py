@@ -16,6 +16,7 @@ from typing import Final
 import attrs
 import trio
 
+from supervisor import __version__
 from supervisor.admin.listener import administered
 from supervisor.admin.view import View
 from supervisor.admission.host_limits import require_capacity, watch_host
@@ -25,6 +26,7 @@ from supervisor.gateway.pages import Pages
 from supervisor.gateway.server import Gateway
 from supervisor.handover.giving import Giver
 from supervisor.handover.taking import Successor, succeeding
+from supervisor.observability.audit import audit
 from supervisor.observability.log import get_logger
 from supervisor.observability.service import Service
 from supervisor.protocol.closing import EndReason
@@ -229,6 +231,7 @@ async def serve(settings: Settings, announce: Callable[[str], None], *, takeover
                 duties.start_soon(renew_on_signal, reloads, service, supervisor.gateway)
                 announce_url()
                 started.set()
+                _audit_start(provider)
                 service.ready(f"serving at {supervisor.gateway.url}")
                 await stop.wait()
                 duties.cancel_scope.cancel()
@@ -237,6 +240,18 @@ async def serve(settings: Settings, announce: Callable[[str], None], *, takeover
             await stack.aclose()
             nursery.cancel_scope.cancel()
     return list(able.names()) if able else []
+
+
+def _audit_start(provider: SandboxProvider) -> None:
+    without = list(provider.security.without)
+    audit(
+        "supervisor started",
+        "warning" if without else "info",
+        version=__version__,
+        provider=provider.name,
+        hardening_verified=provider.security.initialized,
+        hardening_without=without,
+    )
 
 
 async def renew_on_signal(reloads: AsyncIterator[int], service: Service, gateway: Gateway) -> None:

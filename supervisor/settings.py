@@ -833,11 +833,6 @@ class Settings:
                 problems.append(f"{field.metadata['env']}={shown}: {told}")
         if not self.egress_domains:  # nowhere to go, so there is no need for a network
             object.__setattr__(self, "network", "none")
-        problems = [
-            f"{field.metadata['env']}={getattr(self, field.name)!r}: {problem}"
-            for field in attrs.fields(Settings)
-            if (check := field.metadata["check"]) and (problem := check(getattr(self, field.name)))
-        ]
         if not self.loopback:
             if not self.signing_secret:
                 problems.append(

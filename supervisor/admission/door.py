@@ -21,6 +21,7 @@ import trio
 from supervisor.admission.address import AddressBook, Client
 from supervisor.admission.limiter import Pace, RateTable
 from supervisor.errors import SessionRefusedError
+from supervisor.observability.audit import audit_limited
 from supervisor.observability.log import get_logger
 from supervisor.protocol.closing import EndReason
 from supervisor.settings import Settings
@@ -189,12 +190,16 @@ class Door:
 
     def failed(self, client: Client) -> None:
         """Count a failed authentication."""
-        if not client.exempt and self._failures.charge(client.key, trio.current_time()):
+        now = trio.current_time()
+        audit_limited("authentication failed", "warning", str(client), now, client=str(client))
+        if not client.exempt and self._failures.charge(client.key, now):
             self._refused(client, Refusal("failed_authentications", 0.0))
 
     def _refused(self, client: Client, refusal: Refusal) -> Refusal:
         self.refusals[refusal.reason] += 1
-        if self._logging.allows(trio.current_time()):
+        now = trio.current_time()
+        audit_limited("connections refused", "warning", refusal.reason, now, reason=refusal.reason)
+        if self._logging.allows(now):
             log.warning("connections are refused", reason=refusal.reason, client=str(client))
         return refusal
 

@@ -14,10 +14,11 @@ import attrs
 import trio
 
 from supervisor.admission.door import Presence, Refusal
-from supervisor.errors import PeerError, SandboxError, SessionRefusedError, SupervisorError
+from supervisor.errors import HardeningError, PeerError, SandboxError, SessionRefusedError, SupervisorError
 from supervisor.gateway.house import House, Identity
 from supervisor.gateway.websocket import CLOSE_TIMEOUT, ConnectionLostError, WebSocket
 from supervisor.observability import metrics
+from supervisor.observability.audit import audit_limited
 from supervisor.observability.log import get_logger
 from supervisor.protocol.closing import CLOSINGS, EndReason, reason_for
 from supervisor.session.attachment import Attachment, Ended, Event
@@ -123,6 +124,14 @@ async def converse(
         elif isinstance(cause, SandboxError):
             metrics.refusals.labels(ended.reason.value).inc()
             log.warning("no session", reason=ended.reason.value, problem=str(cause))
+            if isinstance(cause, HardeningError):
+                audit_limited(
+                    "sandbox is not as the policy asks",
+                    "critical",
+                    "",
+                    trio.current_time(),
+                    problem=str(cause),
+                )
         else:
             log.error("connection failed", exc_info=error)
     code, text = speaker.close_frame(ended.reason)

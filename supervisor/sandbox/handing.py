@@ -89,6 +89,7 @@ class AdoptedSandbox:
     async def lease(self, request: LeaseRequest) -> AsyncGenerator[Terminal]:
         """See `SandboxProvider`. The command runs already; of the request only the grace counts."""
         request.facts.container = self._handed.name
+        request.facts.container = self._handed.name
         async with self._held:
             try:
                 yield self.terminal

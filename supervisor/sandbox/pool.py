@@ -15,9 +15,10 @@ from typing import Final, Protocol, final
 import attrs
 import trio
 
-from supervisor.errors import SandboxError, SupervisorError
+from supervisor.errors import HardeningError, SandboxError, SupervisorError
 from supervisor.measures import SecurityStatus
 from supervisor.observability import metrics
+from supervisor.observability.audit import audit_limited
 from supervisor.observability.log import get_logger
 from supervisor.sandbox.terminal import LeaseRequest, SandboxProvider, Terminal
 
@@ -165,6 +166,14 @@ class WarmPool:
                     failures = 0
                 except (SupervisorError, OSError) as error:  # OSError: out of descriptors, for one
                     failures += 1
+                    if isinstance(error, HardeningError):
+                        audit_limited(
+                            "sandbox is not as the policy asks",
+                            "critical",
+                            "pool",
+                            trio.current_time(),
+                            problem=str(error),
+                        )
                     log.warning("no warm sandbox", problem=str(error), retry_in=_back_off(failures))
 
     async def _keep(self, *, task_status: trio.TaskStatus[None]) -> None:
