@@ -62,6 +62,8 @@ SHM_SIZE: Final = MIB
 OPEN_FILES: Final = 512
 """Descriptors per process; Node and its tools use about a hundred."""
 APPARMOR_PROFILE: Final = "ably-cli-sandbox-profile"
+DNS_PORT: Final = 53
+"""Names are asked for over TCP where an answer is long."""
 HOSTNAME: Final = "sandbox"
 STOP_TIMEOUT: Final = 2
 """Seconds that an engine that is told to stop a container waits before it kills: the gate handles TERM."""
@@ -131,6 +133,8 @@ class HardeningPolicy:
         cls, settings: Settings, image: ImageFacts, seccomp: SeccompProfile, runtime: str
     ) -> "HardeningPolicy":
         """Return the policy that `settings` ask for, on this image and this engine's default runtime."""
+        without = parse_opt_outs(settings.hardening_without)
+        anywhere = Measure.EGRESS in without or settings.network == "none"
         return cls(
             image=image,
             memory=settings.memory_limit,
@@ -143,7 +147,8 @@ class HardeningPolicy:
             seccomp=seccomp,
             runtime=runtime,
             programs=settings.program_directories,
-            without=parse_opt_outs(settings.hardening_without),
+            ports=None if anywhere else (DNS_PORT, *settings.egress_ports),
+            without=without,
         )
 
     @property

@@ -1,16 +1,23 @@
 """What Landlock takes away from a session: each attack shown to succeed without it, and to fail with it."""
 
+import attrs
 import pytest
 import trio
 from conftest import opt_outs
 
 from sandbox.conftest import docker_settings
+from supervisor.provision.compiler import docker_directory
 from supervisor.sandbox.docker import DockerProvider
+from supervisor.sandbox.image import ImageFacts
 from supervisor.sandbox.landlock import gate_arguments, kernel_version
+from supervisor.sandbox.policy import HardeningPolicy
 from supervisor.sandbox.providers import open_docker_provider
+from supervisor.sandbox.seccomp import load_profile
 from supervisor.sandbox.terminal import LeaseRequest
+from supervisor.settings import Settings
 
 LIMIT = 60.0
+IMAGE = ImageFacts(id="sha256:abc", name="image", user="appuser", uid=1000, gid=1000, home="/home/appuser")
 
 # Each prints its name when it succeeds. Versions of Landlock's interface: TCP needs 4, signals 6.
 ATTACKS = {
@@ -75,3 +82,29 @@ def test_rules() -> None:
     assert not any(rule.endswith(("relative", ":", "ptmx", "shm")) for rule in rules)
     with_ports = gate_arguments(path="", home="/", programs=[], writable=[], ports=[443, 53])
     assert with_ports[-4:] == ["--connect", "443", "--connect", "53"]
+
+
+def test_ports_are_those_of_egress() -> None:
+    profile = load_profile(docker_directory() / "seccomp.json")
+
+    def ports(**changes: object) -> tuple[int, ...] | None:
+        settings = Settings(**changes)  # type: ignore[arg-type]
+        return HardeningPolicy.from_settings(settings, IMAGE, profile, "runc").ports
+
+    assert ports(egress_ports=(443, 8443)) == (53, 443, 8443)
+    assert ports(hardening_without=("egress",)) is None, "then packets may go anywhere"
+    assert ports(network="none") is None, "there is nothing to connect to"
+
+
+@pytest.mark.engine
+async def test_no_connection_to_other_ports(hardened: DockerProvider) -> None:
+    assert kernel_version() >= 4, "this kernel's Landlock knows no ports"
+    attempt = (
+        "python3 -c 'import errno, socket\n"
+        'for port in (443, 80): print(errno.errorcode[socket.socket().connect_ex(("127.0.0.1", port))])\''
+    )
+    containers = hardened.containers
+    with trio.fail_after(LIMIT):
+        assert (await output_of(hardened, attempt)).split() == ["ECONNREFUSED", "ECONNREFUSED"]
+        containers.policy = attrs.evolve(containers.policy, ports=(443,))
+        assert (await output_of(hardened, attempt)).split() == ["ECONNREFUSED", "EACCES"]
