@@ -106,6 +106,8 @@ class WebSocket:
             self._reading = False
         if not data:
             raise ConnectionLostError
+        if self._asked is not None:
+            self._pinged.unpark_all()  # the next ping is due sooner than this one's answer was
         self._heard, self._asked = trio.current_time(), None
         self._protocol.receive_data(bytes(data))
         self._events = self._protocol.events()
