@@ -25,14 +25,16 @@ def _name(port: int) -> str:
 def meeting_point(estate: Estate, port: int, inherited: socket.socket | None) -> Generator[socket.socket]:
     """Listen for whoever wants to take over the server at `port`; `inherited` listens there already, and is
     owned."""
-    if inherited is not None:
-        with inherited:
-            yield inherited
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as listener:
-        listener.bind(os.fspath(estate.directory / _name(port)))
-        listener.listen(_BACKLOG)
-        yield listener
+    path = estate.directory / _name(port)
+    with inherited or socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK) as listener:
+        if inherited is None:
+            listener.bind(os.fspath(path))
+            listener.listen(_BACKLOG)
+        try:
+            yield listener
+        finally:
+            if not estate.shared:
+                path.unlink(missing_ok=True)
 
 
 def meet(parent: Path, port: int) -> Channel:
