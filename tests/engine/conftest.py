@@ -54,6 +54,12 @@ async def remove_labelled(docker: Docker, label: str) -> None:
         except DockerError as error:
             if error.status not in (404, 409):
                 raise
-    await docker.networks.prune(filters=filters)
-    await docker.volumes.prune(filters=filters)
-    await docker.images.prune(filters={**filters, "dangling": True})
+    for prune in (docker.networks.prune, docker.volumes.prune, docker.images.prune):
+        while True:
+            try:
+                await prune(filters=filters)
+                break
+            except DockerError as error:
+                if error.status != 409:  # somebody else is pruning
+                    raise
+                await trio.sleep(0.1)

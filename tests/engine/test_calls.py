@@ -278,7 +278,7 @@ async def test_leaving_a_large_answer_unread_closes_its_connection(standin: Stan
     standin.answer("GET", "/images/i/get", endless)
     with trio.fail_after(5):
         async with client.images.export_image("i") as content:
-            assert await content.read(1500) == b"x" * 1000
+            assert await content.read(500) == b"x" * 500
         assert "0 in use, 0 idle" in repr(client)
 
 
