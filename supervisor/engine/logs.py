@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @final
 class LogStream:
     """The pieces of a log as text, in the engine's order; a piece is what the program wrote at once, mostly a
-    line.
+    line; with a terminal, what has arrived.
 
     The request is sent on first use, or on entering `async with`. Bytes that are not UTF-8 are left out,
     characters that are cut in two are put together again.
