@@ -172,6 +172,14 @@ class WebSocket:
             self._check_writable(answers_close)
             await self._transmit(self._protocol.send(event))
 
+    async def _write_unless_closing(self, event: Event) -> None:
+        """Write a frame that has no use any more, and no place, once a goodbye has got ahead of it."""
+        try:
+            await self._write(event)
+        except ConnectionLostError:
+            if not self._closing:
+                raise
+
     def _check_writable(self, answers_close: bool = False) -> None:
         if self._cut_off or not (answers_close or self._protocol.state is ConnectionState.OPEN):
             raise ConnectionLostError
@@ -205,13 +213,13 @@ class WebSocket:
                 deadline = self._asked + settings.ping_timeout
             if self._pong is not None:
                 payload, self._pong = self._pong, None
-                await self._write(Pong(payload))
+                await self._write_unless_closing(Pong(payload))
             elif trio.current_time() < deadline:
                 with trio.move_on_at(deadline):
                     await self._pinged.park()
             elif self._asked is None:
                 self._asked = trio.current_time()
-                await self._write(Ping())
+                await self._write_unless_closing(Ping())
             elif self._reading:
                 raise ConnectionLostError
             else:  # while we do not read (the input waits for its program) the silence is ours

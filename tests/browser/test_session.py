@@ -104,8 +104,10 @@ def test_resize_reaches_the_program(tab: Tab) -> None:
         last = [*tab.sent("auth"), *tab.sent("resize")][-1]
         return {"cols": last["cols"], "rows": last["rows"]}
 
+    tab.type("stty size\n")
+    # What the page says above the terminal, after the hello, takes some of its room.
+    tab.wait_for("the size", lambda: f"\n{told()['rows']} {told()['cols']}\n" in tab.screen)
     before = told()
-    run(tab, "stty size", f"\n{before['rows']} {before['cols']}\n")
     tab.type("trap 'echo win''ch $(stty size)' WINCH\n")
     tab.page.set_viewport_size({"width": 700, "height": 400})
     tab.wait_for("the new size", lambda: told() != before)

@@ -291,7 +291,8 @@ async def test_pong_has_the_ping_s_id(autojump_clock: Clock, ping_id: object) ->
 
 
 async def test_warnings_come_and_go_and_late_viewers_hear_them(autojump_clock: Clock) -> None:
-    async with stage() as s:
+    # No ping may be on its way at the very moment of the end: a frame that is cut cuts the connection.
+    async with stage(settings(ping_interval=26)) as s:
         client = await s.v1()
         started = trio.current_time()
         warning = await client.expect("warning")
