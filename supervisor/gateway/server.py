@@ -103,8 +103,6 @@ class Gateway:
                 task_status.started()
                 while True:
                     await self._resumed.wait()
-                    if not self.listening:
-                        await trio.sleep_forever()
                     await nursery.start(self._accept, nursery)
 
     async def _listen(self) -> list[socket.socket]:
@@ -125,6 +123,9 @@ class Gateway:
 
     async def _accept(self, nursery: trio.Nursery, *, task_status: trio.TaskStatus[None]) -> None:
         self._resumed = trio.Event()
+        if not self.listening:
+            task_status.started()
+            return  # told to stop just when it was to accept again
         # Trio closes what it accepts from.
         listeners = [
             trio.SocketListener(trio.socket.from_stdlib_socket(each.dup())) for each in self.listening

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import attrs
@@ -70,9 +70,14 @@ async def command(**environment: str) -> AsyncGenerator[Command]:
 
 def _descendants(pid: int) -> list[tuple[int, str]]:
     found: list[tuple[int, str]] = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += [(int(child), _started(int(child))), *_descendants(int(child))]
+    gone = (FileNotFoundError, ProcessLookupError)  # processes and their tasks end while we look
+    with suppress(*gone):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(*gone):
+                for child in (task / "children").read_text().split():
+                    found += _descendants(int(child))
+                    with suppress(*gone):
+                        found.append((int(child), _started(int(child))))
     return found
 
 

@@ -45,7 +45,8 @@ def prepare(directory: Path, canary: Path) -> None:
         (directory / name).write_text(evil)
         (directory / name).chmod(0o755)
     (directory / "secret-file").write_text(SECRET + "\n")
-    (directory / "inputrc").write_text(f'"q": "touch {canary}\\n"\n')
+    # The key is in no name of a temporary directory, or the macro would call itself.
+    (directory / "inputrc").write_text(f'"Q": "touch {canary}\\n"\n')
     (directory / "sitecustomize.py").write_text(f"open({str(canary)!r}, 'w')\n")
     (directory / "Evil.pm").write_text(f"open(F, '>', '{canary}'); 1;\n")
     (directory / "ably").symlink_to("/usr/bin/touch")
@@ -255,8 +256,8 @@ KEYS = {
     "tab on a substitution": Attack("printf $(touch @C)\t", bash=False),
     "tab on backticks": Attack("`touch @C`/\t", bash=False),
     "ctrl-o": Attack("touch @C\x0f"),
-    "key file": Attack("q", environment={"INPUTRC": "@D/inputrc"}),
-    "key file read again": Attack("\x18\x12q", environment={"INPUTRC": "@D/inputrc"}),
+    "key file": Attack("Q", environment={"INPUTRC": "@D/inputrc"}),
+    "key file read again": Attack("\x18\x12Q", environment={"INPUTRC": "@D/inputrc"}),
     "keyboard macro": Attack("printf a\x18(;touch @C\x18)\x18e", bash=False),
     "user-defined keys": Attack(f"{_ESC}P0;1|17/746f756368{_ESC}\\touch @C", bash=False),
     "key reprogrammed by xterm": Attack(f"{_ESC}[>4;2m{_ESC}[>1u touch @C{_ESC}[13;2u", bash=False),
