@@ -185,17 +185,21 @@ class WebSocket:
             raise ConnectionLostError
 
     async def _transmit(self, *pieces: bytes) -> None:
-        self._cut_off = True  # unless all of it gets out
         try:
             sent = send_now(self._stream, pieces)
-            if sent < sum(map(len, pieces)):
-                rest = b"".join(pieces)[sent:]
-                await send_steadily(self._stream, rest, self._settings.stall_timeout)
+            if sent == sum(map(len, pieces)):
+                return
+            if sent == 0:
+                await trio.lowlevel.checkpoint_if_cancelled()  # while nothing is out, nothing is cut
+            self._cut_off = True  # unless all of it gets out
+            rest = b"".join(pieces)[sent:]
+            await send_steadily(self._stream, rest, self._settings.stall_timeout)
         except trio.TooSlowError:
             raise SessionRefusedError(
                 EndReason.SLOW_CONSUMER.value, "The connection is too slow for the output."
             ) from None
         except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._cut_off = True
             raise ConnectionLostError from None
         self._cut_off = False
 
