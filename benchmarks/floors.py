@@ -74,7 +74,8 @@ async def open_pty(access: Access, ticket: str = "") -> AsyncGenerator[Client]:
 
 
 def _take_terminal() -> None:
-
+    # Ignored in what a script starts in the background; a shell could not undo that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
