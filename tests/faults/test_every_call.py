@@ -131,12 +131,9 @@ async def test_every_call_in_every_way(
                         while provider.containers.site.health.problem:
                             await trio.sleep(0.02)
                         provider.containers.pending.hurry()
-                while provider.containers.pending.statistics().due:
-                    # An unanswered create is doubted for a minute; the list below is what counts.
-                    if not await containers_of(docker, instance):
-                        break
+                # An unanswered create is doubted for a minute, and the engine removes at its own pace.
+                while await containers_of(docker, instance):
                     await trio.sleep(0.1)
-                assert await containers_of(docker, instance) == set()
                 async with provider.lease(LeaseRequest("test", ("bash", "-c", "exit 3"))) as terminal:
                     assert (await terminal.wait_closed()).code == 3
     print(f"\n{counts['had']} sessions had, {counts['refused']} refused; {slowest:.1f} s at most")
