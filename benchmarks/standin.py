@@ -17,7 +17,7 @@ from supervisor.observability.log import configure_logging
 from supervisor.sandbox.pty import PtyStream
 from supervisor.sandbox.terminal import ExitStatus, LeaseRequest
 from supervisor.serve import running
-from supervisor.settings import load_settings
+from supervisor.settings.load import load_settings
 
 
 class StandinTerminal:

@@ -26,7 +26,7 @@ from supervisor.engine import Docker
 from supervisor.engine.address import find
 from supervisor.errors import ConfigurationError
 from supervisor.sandbox.providers import open_docker_provider
-from supervisor.settings import load_settings
+from supervisor.settings.load import load_settings
 
 TOKEN = "benchmark-token-of-no-value"
 SECRET = "benchmark-secret-of-no-value"

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from supervisor.serve import Supervisor, running
     from supervisor.session.registry import SessionWatcher
     from supervisor.session.session import Session
-    from supervisor.settings import Settings, load_settings
+    from supervisor.settings import Settings
+from supervisor.settings.load import load_settings
 
 __version__ = "0.1.0"
 

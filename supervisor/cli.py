@@ -28,8 +28,10 @@ from supervisor.sandbox.network_command import network_down, network_status, net
 from supervisor.sandbox.providers import survey
 from supervisor.sandbox.security import opt_out_lines, table
 from supervisor.serve import serve
-from supervisor.settings import Settings, read_env_file, written
-from supervisor.sources import Effective, load_effective
+from supervisor.settings import Settings
+from supervisor.settings.knob import written
+from supervisor.settings.load import read_env_file
+from supervisor.settings.sources import Effective, load_effective
 
 # Exit statuses besides 0, 1 and 2; docs/lifecycle.md has them all.
 EXIT_LEFT_OVER = 3  # ended in order, and the engine has not confirmed that every container is gone

@@ -20,7 +20,7 @@ from hypothesis import settings
 from supervisor.provision.gate import build_gate
 from supervisor.provision.image import DEFAULT_IMAGE, WORKBENCH
 from supervisor.sandbox.identity import LABEL_PRODUCT
-from supervisor.settings import load_settings
+from supervisor.settings.load import load_settings
 
 # On a busy machine an example that takes long says nothing about the code.
 settings.register_profile("unhurried", deadline=None)

@@ -14,7 +14,8 @@ import trio
 
 from supervisor.errors import ConfigurationError
 from supervisor.observability.log import get_logger
-from supervisor.settings import MIB, Settings
+from supervisor.settings import Settings
+from supervisor.settings.knob import MIB
 
 log = get_logger(__name__)
 

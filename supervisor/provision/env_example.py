@@ -9,7 +9,8 @@ import textwrap
 
 import attrs
 
-from supervisor.settings import Settings, allowed, written
+from supervisor.settings import Settings
+from supervisor.settings.knob import allowed, written
 
 _HEAD = """\
 # Settings of terminal-supervisor, with their defaults. Copy this file to .env and uncomment what you change.
@@ -18,7 +19,7 @@ _HEAD = """\
 _MARKDOWN_HEAD = """\
 # Settings
 
-Made from `supervisor/settings.py`; a test keeps it so.
+Made from `supervisor/settings/`; a test keeps it so.
 
 Who wins: the command line (`--host`, `--port`), then the environment, then `.env` (`--env-file`), then a
 TOML file (`terminal-supervisor --config FILE serve`), then the default. The TOML file has the same names in

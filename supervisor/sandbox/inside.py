@@ -23,7 +23,7 @@ from supervisor.sandbox.policy import (
 )
 from supervisor.sandbox.seen import Mount, Seen, glance, look, own_namespaces, parse_report
 from supervisor.sandbox.users import PASSWD
-from supervisor.settings import KIB
+from supervisor.settings.knob import KIB
 
 # What may be mounted writable besides the policy's tmpfs: the kernel's own, which root's rights guard in a
 # container without root, and /dev/null over what is hidden.

@@ -20,7 +20,8 @@ from supervisor.measures import Measure, parse_opt_outs
 from supervisor.sandbox import landlock
 from supervisor.sandbox.image import ImageFacts
 from supervisor.sandbox.seccomp import SeccompProfile
-from supervisor.settings import MIB, Settings
+from supervisor.settings import Settings
+from supervisor.settings.knob import MIB
 
 JSON = dict[str, Any]
 

@@ -14,7 +14,8 @@ from supervisor.measures import OPTIONAL, Measure, MeasureStatus, SecurityStatus
 from supervisor.sandbox.landlock import kernel_version
 from supervisor.sandbox.network import NO_NETWORK
 from supervisor.sandbox.policy import APPARMOR_PROFILE, HardeningPolicy
-from supervisor.settings import MIB, Settings
+from supervisor.settings import Settings
+from supervisor.settings.knob import MIB
 
 GONE_WITHOUT: Final = "gone without (HARDENING_WITHOUT)"
 

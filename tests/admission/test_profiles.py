@@ -6,7 +6,8 @@ import pytest
 
 from supervisor.errors import ConfigurationError
 from supervisor.profiles import read_profiles
-from supervisor.settings import MIB, Settings
+from supervisor.settings import Settings
+from supervisor.settings.knob import MIB
 
 
 def settings(path: Path, text: str) -> Settings:

@@ -20,7 +20,7 @@ from supervisor.egress.names import AllowList
 from supervisor.egress.resolver import configuration, host_servers, refused_name
 from supervisor.egress.rules import Plan, ruleset
 from supervisor.errors import ConfigurationError
-from supervisor.settings import load_settings
+from supervisor.settings.load import load_settings
 
 PLAN = Plan(
     network="n",

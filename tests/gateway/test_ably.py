@@ -14,7 +14,8 @@ from gateway.harness import SECRET, TEXT, TOKEN, Stage, frame, jwt, signed, stag
 from supervisor.errors import SandboxError
 from supervisor.protocol.ably import OPENER
 from supervisor.protocol.closing import EndReason
-from supervisor.settings import KIB, Settings
+from supervisor.settings import Settings
+from supervisor.settings.knob import KIB
 from supervisor.testing.memory import MemoryProvider
 
 REQUEST = "\x1b7\x1b[999;999H\x1b[6n\x1b8"

@@ -32,7 +32,8 @@ from gateway.harness import (
     stage,
 )
 from supervisor.protocol.v1 import SUBPROTOCOL
-from supervisor.settings import KIB, MIB, Settings
+from supervisor.settings import Settings
+from supervisor.settings.knob import KIB, MIB
 from supervisor.testing.checkpoints import cancel_at_every_checkpoint
 from supervisor.testing.memory import MemoryProvider
 

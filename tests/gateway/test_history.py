@@ -6,7 +6,8 @@ from supervisor.gateway import history
 from supervisor.protocol.closing import EndReason
 from supervisor.sandbox.terminal import LeaseRequest
 from supervisor.session.registry import SessionRegistry
-from supervisor.settings import MIB, Settings
+from supervisor.settings import Settings
+from supervisor.settings.knob import MIB
 from supervisor.testing.memory import MemoryProvider
 
 

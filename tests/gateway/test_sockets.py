@@ -23,7 +23,8 @@ from supervisor.gateway.tls import Tls
 from supervisor.gateway.websocket import ConnectionLostError, WebSocket
 from supervisor.protocol.v1 import SUBPROTOCOL
 from supervisor.serve import Supervisor, running
-from supervisor.settings import KIB, MIB, Settings
+from supervisor.settings import Settings
+from supervisor.settings.knob import KIB, MIB
 from supervisor.testing.memory import MemoryProvider, MemoryTerminal
 
 TIMEOUT = 30.0

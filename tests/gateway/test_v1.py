@@ -15,7 +15,8 @@ from gateway.harness import SECRET, TOKEN, Stage, V1Client, signed, stage
 from supervisor.errors import SandboxError
 from supervisor.protocol.closing import CLOSINGS, EndReason
 from supervisor.protocol.v1 import SUBPROTOCOL
-from supervisor.settings import KIB, MIB, Settings
+from supervisor.settings import Settings
+from supervisor.settings.knob import KIB, MIB
 from supervisor.testing.memory import MemoryProvider
 
 

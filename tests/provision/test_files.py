@@ -9,7 +9,8 @@ import attrs
 from supervisor import __version__
 from supervisor.provision.env_example import env_example, settings_markdown
 from supervisor.provision.image import DEFAULT_IMAGE
-from supervisor.settings import Settings, load_settings, read_env_file
+from supervisor.settings import Settings
+from supervisor.settings.load import load_settings, read_env_file
 
 ROOT = Path(__file__).parents[2]
 

@@ -21,7 +21,8 @@ from supervisor.provision.image import Programs, ensure_sandbox_image
 from supervisor.provision.npm_cli import NODE_VERSION
 from supervisor.provision.report import Report, Step
 from supervisor.provision.shell import build_shell
-from supervisor.settings import Settings, load_settings
+from supervisor.settings import Settings
+from supervisor.settings.load import load_settings
 
 TOOL = Path(__file__).with_name("tool")
 CONFINED = {

@@ -15,7 +15,7 @@ from sandbox.conftest import docker_settings, execute
 from supervisor.sandbox.docker import LIFELINE, DockerProvider, Sandbox
 from supervisor.sandbox.providers import open_docker_provider
 from supervisor.sandbox.terminal import LeaseRequest
-from supervisor.settings import MIB
+from supervisor.settings.knob import MIB
 
 pytestmark = pytest.mark.engine
 

@@ -18,7 +18,8 @@ from supervisor.sandbox import verify
 from supervisor.sandbox.providers import open_docker_provider, open_provider
 from supervisor.sandbox.security import opt_out_lines, require_measures, table
 from supervisor.sandbox.verify import EngineFacts, first_uid, missing_measures
-from supervisor.settings import Settings, load_settings, read_env_file
+from supervisor.settings import Settings
+from supervisor.settings.load import load_settings, read_env_file
 
 LIMIT = 90.0
 BARE = EngineFacts(

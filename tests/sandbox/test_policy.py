@@ -14,7 +14,8 @@ from supervisor.sandbox.identity import LABEL_DEADLINE, LABEL_PRODUCT, this_proc
 from supervisor.sandbox.image import ImageFacts, facts_of, find_user
 from supervisor.sandbox.policy import Difference, HardeningPolicy, Mount
 from supervisor.sandbox.seccomp import load_profile
-from supervisor.settings import MIB, Settings
+from supervisor.settings import Settings
+from supervisor.settings.knob import MIB
 
 IMAGE = ImageFacts(
     id="sha256:abc",

@@ -25,7 +25,8 @@ from supervisor.session.attachment import (
 from supervisor.session.registry import SessionRegistry
 from supervisor.session.session import Session
 from supervisor.session.state import SessionState
-from supervisor.settings import KIB, Settings
+from supervisor.settings import Settings
+from supervisor.settings.knob import KIB
 from supervisor.testing.memory import MemoryProvider, MemoryTerminal
 
 OWNER = b"owner"

@@ -6,8 +6,10 @@ import pytest
 
 from supervisor.cli import main
 from supervisor.errors import ConfigurationError
-from supervisor.settings import Settings, allowed, load_settings, written
-from supervisor.sources import load_effective
+from supervisor.settings import Settings
+from supervisor.settings.knob import allowed, written
+from supervisor.settings.load import load_settings
+from supervisor.settings.sources import load_effective
 
 FIELDS = {field.metadata["env"]: field for field in attrs.fields(Settings)}
 

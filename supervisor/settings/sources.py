@@ -18,7 +18,8 @@ from typing import Any, Final, cast
 import attrs
 
 from supervisor.errors import ConfigurationError
-from supervisor.settings import ALIASES, Settings, load_settings, read_env_file
+from supervisor.settings import Settings
+from supervisor.settings.load import ALIASES, load_settings, read_env_file
 
 COMMAND_LINE: Final = "command line"
 ENVIRONMENT: Final = "environment"
