@@ -11,7 +11,7 @@ transport `attach` the guard process, or the gate's lifetime.
 """
 
 import math
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Generator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Final, final
 
@@ -19,9 +19,9 @@ import attrs
 import trio
 
 from supervisor.egress.watch import UNSAFE_NETWORK, EgressWatch
-from supervisor.engine import DockerContainer, DockerError
+from supervisor.engine import DockerError
 from supervisor.errors import SandboxError
-from supervisor.measures import NO_SECURITY, Measure, SecurityStatus
+from supervisor.measures import NO_SECURITY, SecurityStatus
 from supervisor.observability import metrics
 from supervisor.observability.log import get_logger
 from supervisor.reaping.estate import Estate
@@ -29,14 +29,15 @@ from supervisor.reaping.reconciler import Reconciler
 from supervisor.sandbox.attach import attach_gate
 from supervisor.sandbox.containers import PROGRAMS, HardenedContainer, HardenedContainers, program
 from supervisor.sandbox.handing import AdoptedSandbox, HandedSandbox
-from supervisor.sandbox.inside import UNSEEN, Judged, judged
-from supervisor.sandbox.leaving import LONGEST_GRACE, Gate, SandboxTerminal, claimed
+from supervisor.sandbox.inside import Judged, judged
+from supervisor.sandbox.leaving import LONGEST_GRACE, Gate
 from supervisor.sandbox.lifeline import SOCKET_NAME, LifelineTerminal, open_lifeline_socket
 from supervisor.sandbox.network import NetworkFacts
 from supervisor.sandbox.policy import HardeningPolicy, Mount
+from supervisor.sandbox.sandbox import Sandbox
 from supervisor.sandbox.seen import only_child
 from supervisor.sandbox.terminal import LeaseRequest, Terminal
-from supervisor.sandbox.usage import Cgroups, Usage, find_cgroups
+from supervisor.sandbox.usage import Usage, find_cgroups
 from supervisor.sandbox.users import user_name
 from supervisor.sandbox.waiting import Fitness
 
@@ -54,68 +55,6 @@ UPDATE_TIMEOUT: Final = 10.0
 """Seconds for the engine to change a container's limit."""
 IDLE_TIME: Final = 60.0
 """Seconds that a gate waits for its claim, which a lease makes as soon as it is ready."""
-
-
-@attrs.frozen(eq=False)
-class Sandbox:
-    """A container that is up, compared with the policy, and waiting for its command.
-
-    Attributes:
-        name: of the container.
-        container: the engine's.
-        pid: of its first process, in the engine's process namespace; it may be reused once the container has
-            ended.
-        cgroups: where its use of resources can be read, if this host shows it.
-        addresses: on its networks; unknown, so empty, when another process started it.
-    """
-
-    name: str
-    container: DockerContainer
-    pid: int
-    _gate: Gate | None
-    _occupied: dict[str, "Sandbox"]
-    _fitness: Fitness | None
-    _judged: Judged = UNSEEN
-    cgroups: Cgroups | None = None
-    addresses: frozenset[str] = frozenset()
-
-    @asynccontextmanager
-    async def claim(self, request: LeaseRequest) -> AsyncGenerator[SandboxTerminal]:
-        """Run `request`'s command. Only once. On leaving, it is hung up and given the request's grace to end.
-
-        Raises:
-            SandboxError: the gate does not take it, the request is beyond what it can take, or the container
-                is not any more what it was when it began to wait.
-            HardeningError: the process that is to run it is not any more what it was when it was judged.
-        """
-        assert self._gate is not None, "claimed in another process"
-        assert self._fitness is not None
-        self._fitness.require()
-        self._judged.confirm()
-        async with claimed(self._gate, request) as terminal:
-            self._occupied[request.session_id] = self
-            request.facts.container = self.name
-            try:
-                yield terminal
-            finally:
-                del self._occupied[request.session_id]
-                if self.cgroups and (peak := self.cgroups.peak_memory()):
-                    request.facts.peak_memory = peak
-
-    @property
-    def verified(self) -> Mapping[Measure, tuple[str, ...]]:
-        """By whose word each measure holds in it: `inside`, `host`."""
-        return self._judged.verified
-
-    async def wait_lost(self) -> None:
-        """Wait until this sandbox cannot be claimed any more: its gate has gone, or somebody has done
-        something to its container or its network. Cancel it before a claim."""
-        assert self._gate is not None, "claimed in another process"
-        assert self._fitness is not None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._fitness.wait_lost, nursery.cancel_scope)
-            await self._gate.wait_lost()
-            nursery.cancel_scope.cancel()
 
 
 @attrs.frozen

@@ -34,18 +34,18 @@ from supervisor.session.attachment import (
     TimeoutWarningCleared,
 )
 from supervisor.session.clocks import Countdown
+from supervisor.session.keyboard import Keyboard
 from supervisor.session.limiter import TokenBucket
 from supervisor.session.scrollback import Scrollback
 from supervisor.session.snapshot import SessionSnapshot, from_monotonic, to_monotonic
 from supervisor.session.state import SessionState
 from supervisor.session.visitor import Visitor
+from supervisor.session.window import Window
 from supervisor.settings import Settings
 
 log = get_logger(__name__)
 
 READ_SIZE = 64 * 1024  # bytes taken from the terminal at once
-INPUT_PIECE = 4096  # bytes typed at once: what a PTY takes without waiting
-REDRAW_PAUSE = 0.1  # seconds for a program to notice the changed size before it is changed back
 FIRST_VIEWER_GRACE = 10.0  # seconds for the viewer that asked for the session to attach
 LATE_ECHO = 1.0  # seconds after which output is no answer to a key any more
 LIFETIME_MARGIN = (
@@ -96,26 +96,19 @@ class Session:
         self.state = SessionState.CREATED
         self.ended: Ended | None = None
         self.terminal: Terminal | None = None
-        self.input_bytes = 0
+        self._keyboard = Keyboard(settings.input_rate, settings.input_burst)
         self._request = attrs.evolve(
             request,
             session_id=self.id,
             lifetime=settings.max_duration + settings.hangup_grace + LIFETIME_MARGIN,
             hangup_grace=settings.hangup_grace,
         )
-        self._size = (request.cols, request.rows)
-        self._size_applied: tuple[int, int] | None = self._size
-        self._size_changed = trio.Event()
-        self._redraw = False
+        self._window = Window(request.cols, request.rows, applied=True)
         self._attachments: set[Attachment] = set()
         self._room = trio.lowlevel.ParkingLot()
-        self._input = bytearray()
-        self._input_arrived = trio.lowlevel.ParkingLot()
-        self._input_taken = trio.lowlevel.ParkingLot()
         self._scope = trio.CancelScope()
         self._born = trio.current_time()
         self._last_key = self._born
-        self._typed_at = 0.0  # when the input was typed whose echo is still to come
         self.messages = TokenBucket(settings.message_rate, settings.message_burst, self._born)
         self.idle_clock = Countdown(settings.idle_timeout, settings.timeout_warning, self._born)
         self.duration_clock = Countdown(settings.max_duration, settings.timeout_warning, self._born)
@@ -202,7 +195,7 @@ class Session:
             self.ended = ended
             for attachment in self._attachments:
                 attachment.end(ended)
-            self._input_taken.unpark_all()
+            self._keyboard.take_notice()
 
     def _advance(self, state: SessionState) -> None:
         self.state = self.state.forward(state)
@@ -221,8 +214,8 @@ class Session:
         """Move bytes until the command has ended. Cancelled, it has lost none: what was not typed is still
         queued."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._pump_input, terminal)
-            nursery.start_soon(self._apply_sizes, terminal)
+            nursery.start_soon(self._keyboard.pump, terminal)
+            nursery.start_soon(self._window.apply, terminal)
             nursery.start_soon(self._watch_clocks)
             await self._pump_output(terminal)
             status = await terminal.wait_closed()
@@ -236,7 +229,7 @@ class Session:
         however much it is.
         """
         self._parting = True
-        self._input_taken.unpark_all()
+        self._keyboard.take_notice()
         for attachment in self._attachments:
             attachment.end(Ended(EndReason.HANDOVER))
 
@@ -261,13 +254,13 @@ class Session:
         return SessionSnapshot(
             id=self.id,
             owner=self.owner,
-            cols=self._size[0],
-            rows=self._size[1],
+            cols=self._window.size[0],
+            rows=self._window.size[1],
             born=to_monotonic(self._born),
             last_key=to_monotonic(self._last_key),
             idle_deadline=to_monotonic(self.idle_clock.deadline),
             duration_deadline=to_monotonic(self.duration_clock.deadline),
-            input=bytes(self._input),
+            input=bytes(self._keyboard.waiting),
             input_bytes=self.input_bytes,
             output_start=scrollback.start,
             output=scrollback.read(scrollback.start, scrollback.capacity),
@@ -291,11 +284,12 @@ class Session:
         session._last_key = from_monotonic(snapshot.last_key)
         session.idle_clock.deadline = from_monotonic(snapshot.idle_deadline)
         session.duration_clock.deadline = from_monotonic(snapshot.duration_deadline)
-        session._input += snapshot.input
-        session.input_bytes = snapshot.input_bytes
+        session._keyboard.put(snapshot.input)
+        session._keyboard.typed = snapshot.input_bytes
         session.scrollback = Scrollback(settings.scrollback, snapshot.output_start)
         session.scrollback.append(snapshot.output)
-        session._size_applied = None  # unknown: it may have been asked for and not been set
+        # The size may have been asked for and not been set.
+        session._window = Window(snapshot.cols, snapshot.rows, applied=False)
         session._frozen = True
         return session
 
@@ -311,9 +305,9 @@ class Session:
             if not data:
                 return
             self.scrollback.append(data)
-            if self._typed_at:
-                echoed = trio.current_time() - self._typed_at
-                self._typed_at = 0.0
+            if typed_at := self._keyboard.typed_at:
+                echoed = trio.current_time() - typed_at
+                self._keyboard.typed_at = 0.0
                 if echoed < LATE_ECHO:
                     metrics.echo.observe(echoed)
             for attachment in self._attachments:
@@ -382,12 +376,17 @@ class Session:
         for attachment in self._attachments:
             attachment.tell(event)
 
-    # ------------------------------------------------------------------ input
+    # ------------------------------------------------------------------ input and window
+
+    @property
+    def input_bytes(self) -> int:
+        """How much the command has taken."""
+        return self._keyboard.typed
 
     @property
     def input_is_full(self) -> bool:
         """Whether whoever types now has to wait."""
-        return len(self._input) >= self.settings.input_burst
+        return self._keyboard.is_full
 
     async def type(self, data: bytes, *, is_activity: bool) -> None:
         """Queue `data` for the terminal; waits while more than a burst is queued already.
@@ -400,70 +399,22 @@ class Session:
             self._last_key = trio.current_time()
             if self.idle_clock.restart(self._last_key):
                 self._tell(TimeoutWarningCleared("idle"))
-        await trio.lowlevel.checkpoint()
-        while self.input_is_full and self.ended is None and not self._parting:
-            self.room_may_have_come()
-            await self._input_taken.park()
+        await self._keyboard.wait_room(self._still_listens)
         if self.ended is None:
-            self._input += data
-            self._input_arrived.unpark()
+            self._keyboard.put(data)
 
-    async def _pump_input(self, terminal: Terminal) -> None:
-        limiter = TokenBucket(self.settings.input_rate, self.settings.input_burst, trio.current_time())
-        try:
-            while True:
-                while not self._input:
-                    await self._input_arrived.park()
-                piece = bytes(self._input[:INPUT_PIECE])
-                if delay := limiter.charge(len(piece), trio.current_time()):
-                    await trio.sleep(delay)
-                sent = 0
-                while sent < len(piece):
-                    count = await terminal.send_some(piece[sent:])
-                    del self._input[:count]
-                    sent += count
-                    self.input_bytes += count
-                self._input_taken.unpark_all()
-                self._typed_at = self._typed_at or trio.current_time()
-        except trio.BrokenResourceError:
-            # The command is gone; what became of it is for the output side to find out.
-            self._input.clear()
-            await trio.sleep_forever()
-        finally:
-            self._input_taken.unpark_all()
+    def _still_listens(self) -> bool:
+        self.room_may_have_come()  # the output pump waits for acknowledgements, which cannot come now
+        return self.ended is None and not self._parting
 
     def resize(self, cols: int, rows: int) -> None:
-        """Ask for a window size; of many in a row only the newest is applied."""
-        if (cols, rows) != self._size:
-            self._size = (cols, rows)
-            self._size_changed.set()
+        """Ask for a window size."""
+        self._window.resize(cols, rows)
 
     def redraw(self) -> None:
-        """Have a program that fills the screen draw all of it again, for a client whose screen is not what
-        the program thinks. Programs look whether their size really changed, so it does, for a moment."""
-        self._redraw = True
-        self._size_changed.set()
-
-    async def _apply_sizes(self, terminal: Terminal) -> None:
-        while True:
-            if self._redraw:
-                self._redraw = False
-                cols, rows = self._size
-                self._size_applied = cols, rows - 1 if rows > 1 else rows + 1
-                try:
-                    await terminal.resize(*self._size_applied)
-                except trio.BrokenResourceError:
-                    await trio.sleep_forever()  # as for input
-                await trio.sleep(REDRAW_PAUSE)
-            elif self._size != self._size_applied:
-                self._size_applied = self._size
-                try:
-                    await terminal.resize(*self._size)
-                except trio.BrokenResourceError:
-                    await trio.sleep_forever()  # as for input
-            else:
-                await self._size_changed.wait()
-                self._size_changed = trio.Event()
+        """Have a program that fills the screen draw it again, for a client whose screen is not what the
+        program thinks."""
+        self._window.redraw()
 
     # ------------------------------------------------------------------ clocks
 

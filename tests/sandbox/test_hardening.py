@@ -12,8 +12,9 @@ import trio
 from conftest import opt_outs
 
 from sandbox.conftest import docker_settings, execute
-from supervisor.sandbox.docker import LIFELINE, DockerProvider, Sandbox
+from supervisor.sandbox.docker import LIFELINE, DockerProvider
 from supervisor.sandbox.providers import open_docker_provider
+from supervisor.sandbox.sandbox import Sandbox
 from supervisor.sandbox.terminal import LeaseRequest
 from supervisor.settings.knob import MIB
 

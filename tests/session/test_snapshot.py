@@ -86,7 +86,7 @@ async def test_a_session_that_lets_its_viewers_go_takes_what_they_have_typed(
             for _ in range(3):
                 nursery.start_soon(lambda: session.type(b"x" * 1024, is_activity=True))
             await settle()
-            assert len(session._input) == 1024
+            assert len(session._keyboard.waiting) == 1024
             session.part()
             with trio.fail_after(1):
                 await session.type(b"y", is_activity=True)
