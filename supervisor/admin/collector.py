@@ -1,7 +1,7 @@
 """Numbers that are read off live objects when somebody asks for the metrics."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -32,9 +32,10 @@ class LiveNumbers:
 
     def collect(self) -> Iterator[Metric]:
         """Return the numbers as they are now. Nothing here waits, or asks the engine."""
-        yield _gauge(
-            "info", "1; what runs.", {"version": __version__, "provider": self._view.provider.name}, 1
-        )
+        runs = {"version": __version__, "provider": self._view.provider.name}
+        info = GaugeMetricFamily(f"{PREFIX}info", "1; what runs.", labels=list(runs))
+        info.add_metric(list(runs.values()), 1)
+        yield info
         yield from self._security()
         yield from self._sessions()
         yield _plain("connections", "Open connections, of all kinds.", self._view.gateway.connections)
@@ -49,10 +50,8 @@ class LiveNumbers:
             yield _total(
                 "pool_replaced", "Sandboxes that nobody claimed: too old, or dead.", numbers.replaced
             )
-            leases = CounterMetricFamily(f"{PREFIX}leases", "Leases, by kind of start.", labels=["start"])
-            leases.add_metric(["warm"], numbers.warm)
-            leases.add_metric(["cold"], numbers.cold)
-            yield leases
+            leases = {"warm": numbers.warm, "cold": numbers.cold}
+            yield _totals("leases", "Leases, by kind of start.", "start", leases)
         yield from self._containers()
         yield from self._resources()
 
@@ -72,26 +71,20 @@ class LiveNumbers:
     def _admission(self) -> Iterator[Metric]:
         house = self._view.gateway.house
         door = house.door.statistics()
-        refused = CounterMetricFamily(
-            f"{PREFIX}door_refusals",
+        yield _totals(
+            "door_refusals",
             "Connections and requests refused by address, by reason.",
-            labels=["reason"],
+            "reason",
+            door.refusals,
         )
-        for reason, count in door.refusals.items():
-            refused.add_metric([reason], count)
-        yield refused
-        full = CounterMetricFamily(
-            f"{PREFIX}capacity_refusals", "Sessions refused for want of room, by limit.", labels=["limit"]
+        yield _totals(
+            "capacity_refusals",
+            "Sessions refused for want of room, by limit.",
+            "limit",
+            house.capacity.refusals,
         )
-        for limit, count in house.capacity.refusals.items():
-            full.add_metric([limit], count)
-        yield full
-        entries = GaugeMetricFamily(
-            f"{PREFIX}limiter_entries", "Addresses and sessions that a limiter remembers.", labels=["table"]
-        )
-        for table, count in door.entries.items():
-            entries.add_metric([table], count)
-        yield entries
+        remembered = "Addresses and sessions that a limiter remembers."
+        yield _gauges("limiter_entries", remembered, "table", door.entries)
         yield _total("limiter_evicted", "Entries of limiters that had to make room.", door.evicted)
         yield _plain("connections_pending", "Connections that have not authenticated.", door.pending)
         yield _plain("addresses", "Addresses with open connections.", door.addresses)
@@ -110,10 +103,11 @@ class LiveNumbers:
                 family.add_metric([kind, state.name.lower()], counts[kind, state])
         yield family
         yield _plain("sessions_limit", "Sessions at most.", self._view.settings.max_sessions)
-        family = GaugeMetricFamily(f"{PREFIX}viewers", "Viewers of sessions, by role.", labels=["role"])
-        family.add_metric(["writer"], sum(each.writers for each in sessions))
-        family.add_metric(["viewer"], sum(each.viewers for each in sessions))
-        yield family
+        viewers = {
+            "writer": sum(each.writers for each in sessions),
+            "viewer": sum(each.viewers for each in sessions),
+        }
+        yield _gauges("viewers", "Viewers of sessions, by role.", "role", viewers)
         output = registry.past_output_bytes + sum(each.output_bytes for each in sessions)
         typed = registry.past_input_bytes + sum(each.input_bytes for each in sessions)
         yield _total("output_bytes", "Bytes that programs have written.", output)
@@ -132,20 +126,17 @@ class LiveNumbers:
             "pids": [usage.pids for usage in usages],
         }
         for name, values in numbers.items():
-            family = GaugeMetricFamily(
-                f"{PREFIX}session_{name}",
+            yield _gauges(
+                f"session_{name}",
                 "What sessions use at the moment: of all together, and of the one that uses most.",
-                labels=["of"],
+                "of",
+                {"all": sum(values), "largest": max(values, default=0)},
             )
-            family.add_metric(["all"], sum(values))
-            family.add_metric(["largest"], max(values, default=0))
-            yield family
-        traffic = GaugeMetricFamily(
-            f"{PREFIX}session_network_bytes", "Traffic of the sessions that are open.", labels=["direction"]
-        )
-        traffic.add_metric(["received"], sum(usage.received for usage in usages))
-        traffic.add_metric(["sent"], sum(usage.sent for usage in usages))
-        yield traffic
+        traffic = {
+            "received": sum(usage.received for usage in usages),
+            "sent": sum(usage.sent for usage in usages),
+        }
+        yield _gauges("session_network_bytes", "Traffic of the sessions that are open.", "direction", traffic)
         yield _plain("sessions_throttled", "Sessions slowed down.", sum(each.throttled for each in watched))
 
     def _containers(self) -> Iterator[Metric]:
@@ -158,14 +149,12 @@ class LiveNumbers:
         yield _total("cleanup_removed", "Containers removed.", pending.removed)
         yield _total("cleanup_failed_attempts", "Attempts at removing that failed.", pending.failed_attempts)
         if reconciler := docker.reconciler:
-            family = GaugeMetricFamily(
-                f"{PREFIX}containers",
+            yield _gauges(
+                "containers",
                 "The product's containers at the engine, of all supervisors, when last looked at.",
-                labels=["state"],
+                "state",
+                reconciler.states,
             )
-            for state, count in reconciler.states.items():
-                family.add_metric([state], count)
-            yield family
             yield _total("reconciler_removed", "Left-over containers removed.", reconciler.removed)
 
 
@@ -177,7 +166,15 @@ def _total(name: str, documentation: str, value: float) -> CounterMetricFamily:
     return CounterMetricFamily(PREFIX + name, documentation, value=value)
 
 
-def _gauge(name: str, documentation: str, labels: dict[str, str], value: float) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(PREFIX + name, documentation, labels=list(labels))
-    family.add_metric(list(labels.values()), value)
+def _gauges(name: str, documentation: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(PREFIX + name, documentation, labels=[label])
+    for value, number in values.items():
+        family.add_metric([value], number)
+    return family
+
+
+def _totals(name: str, documentation: str, label: str, values: Mapping[str, float]) -> CounterMetricFamily:
+    family = CounterMetricFamily(PREFIX + name, documentation, labels=[label])
+    for value, number in values.items():
+        family.add_metric([value], number)
     return family

@@ -12,10 +12,13 @@ from conftest import missing, opt_outs
 
 from supervisor.engine import DockerContainer
 from supervisor.sandbox.docker import DockerProvider
+from supervisor.sandbox.image import ImageFacts
 from supervisor.sandbox.providers import open_docker_provider, open_provider
 from supervisor.sandbox.terminal import SandboxProvider
 from supervisor.settings import Settings
 
+IMAGE = ImageFacts(id="sha256:abc", name="image", user="appuser", uid=1000, gid=1000, home="/home/appuser")
+"""Of an image that there is not."""
 KINDS = [
     pytest.param("lifeline", marks=pytest.mark.engine),
     pytest.param("attach", marks=pytest.mark.engine),

@@ -11,14 +11,13 @@ import pytest
 import trio
 from conftest import opt_outs
 
-from sandbox.conftest import docker_settings
-from supervisor.engine import Docker
+from sandbox.between import EngineBetween, put_between
+from sandbox.conftest import IMAGE, docker_settings
 from supervisor.errors import HardeningError, SandboxError
 from supervisor.measures import Measure
 from supervisor.provision.compiler import docker_directory
 from supervisor.sandbox import inside as inside_module
 from supervisor.sandbox.docker import DockerProvider
-from supervisor.sandbox.image import ImageFacts
 from supervisor.sandbox.inside import Verdict, judge
 from supervisor.sandbox.policy import HardeningPolicy
 from supervisor.sandbox.providers import open_docker_provider
@@ -29,7 +28,7 @@ from supervisor.settings import Settings
 
 LIMIT = 60.0
 TRUE = LeaseRequest("test", ("true",), hangup_grace=0)
-IMAGE = ImageFacts(id="sha256:abc", name="image", user="appuser", uid=1000, gid=1000, home="/home/appuser")
+
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 OURS = {kind: f"{kind}:[1]" for kind in NAMESPACES}
 
@@ -218,17 +217,16 @@ def test_malformed_reports(payload: bytes) -> None:
         parse_report(payload)
 
 
-class LyingEngine(httpx.AsyncBaseTransport):
+class LyingEngine(EngineBetween):
     """The real engine, which leaves something out of what it was asked for, and says that it did not."""
 
     def __init__(self, real: httpx.AsyncBaseTransport) -> None:
-        self.real = real
+        super().__init__(real)
         self.leave_out: dict[str, Any] = {}
         self.asked: dict[str, Any] = {}
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        path = request.url.path
-        if path.endswith("/containers/create"):
+        if request.url.path.endswith("/containers/create"):
             body = json.loads(await request.aread())
             self.asked = body["HostConfig"]
             changed = {**body, "HostConfig": {**body["HostConfig"], **self.leave_out}}
@@ -238,27 +236,18 @@ class LyingEngine(httpx.AsyncBaseTransport):
                 request.method, request.url, headers=headers, content=content, extensions=request.extensions
             )
         response = await self.real.handle_async_request(request)
-        if not (request.method == "GET" and path.endswith("/json") and "/containers/" in path):
+        if not self.shows_container(request):
             return response
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        body = json.loads(b"".join([piece async for piece in response.stream]))
+        body = await self.body_of(response)
         if response.status_code == 200:
             body["HostConfig"] |= {name: self.asked.get(name) for name in [*self.leave_out, "SecurityOpt"]}
-        return httpx.Response(
-            response.status_code,
-            headers={"content-type": "application/json"},
-            stream=httpx.ByteStream(json.dumps(body).encode()),
-        )
+        return self.answer(response.status_code, body)
 
 
 @pytest.fixture
 async def lying(hardened: DockerProvider) -> AsyncIterator[LyingEngine]:
-    site = hardened.containers.site
-    engine = LyingEngine(site.docker.api.transport)
-    async with Docker(site.docker.docker_host, transport=engine) as docker:
-        hardened.containers.site = attrs.evolve(site, docker=docker)
+    async with put_between(hardened, LyingEngine) as engine:
         yield engine
-        hardened.containers.site = site
 
 
 @pytest.mark.engine

@@ -5,10 +5,9 @@ import pytest
 import trio
 from conftest import opt_outs
 
-from sandbox.conftest import docker_settings
+from sandbox.conftest import IMAGE, docker_settings
 from supervisor.provision.compiler import docker_directory
 from supervisor.sandbox.docker import DockerProvider
-from supervisor.sandbox.image import ImageFacts
 from supervisor.sandbox.landlock import gate_arguments, kernel_version
 from supervisor.sandbox.policy import HardeningPolicy
 from supervisor.sandbox.providers import open_docker_provider
@@ -17,7 +16,7 @@ from supervisor.sandbox.terminal import LeaseRequest
 from supervisor.settings import Settings
 
 LIMIT = 60.0
-IMAGE = ImageFacts(id="sha256:abc", name="image", user="appuser", uid=1000, gid=1000, home="/home/appuser")
+
 
 # Each prints its name when it succeeds. Versions of Landlock's interface: TCP needs 4, signals 6.
 ATTACKS = {

@@ -1,6 +1,5 @@
 """What is found out before the first session, and engines that do otherwise than they were asked to."""
 
-import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import httpx
 import pytest
 import trio
 
+from sandbox.between import EngineBetween, put_between
 from sandbox.conftest import docker_settings
 from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError, HardeningError, SandboxError
@@ -170,11 +170,11 @@ async def test_a_remote_engine_needs_the_other_transport() -> None:
     assert await verify.own_programs(Settings(), facts) == {}
 
 
-class DisobedientEngine(httpx.AsyncBaseTransport):
+class DisobedientEngine(EngineBetween):
     """The real engine, whose answers are changed on their way."""
 
     def __init__(self, real: httpx.AsyncBaseTransport) -> None:
-        self.real = real
+        super().__init__(real)
         self.inspected: Callable[[dict[str, Any]], None] | None = None
         self.warnings: list[str] = []
         self.refuse: tuple[str, str] | None = None
@@ -184,49 +184,28 @@ class DisobedientEngine(httpx.AsyncBaseTransport):
         path = request.url.path
         method, where = self.silent or ("", "")
         if request.method == method and path.endswith(where):
-            response = await self.real.handle_async_request(request)
-            async for _ in self.stream(response):
-                pass
+            await self.body_of(await self.real.handle_async_request(request))
             raise httpx.ReadError("the answer never came")
         method, where = self.refuse or ("", "")
         if request.method == method and path.endswith(where):
             return self.answer(500, {"message": "no"})
         response = await self.real.handle_async_request(request)
         created = path.endswith("/containers/create") and self.warnings
-        shown = (
-            request.method == "GET" and "/containers/" in path and path.endswith("/json") and self.inspected
-        )
+        shown = self.shows_container(request) and self.inspected
         if response.status_code >= 300 or not (created or shown):
             return response
-        body = json.loads(b"".join([piece async for piece in self.stream(response)]))
+        body = await self.body_of(response)
         if created:
             body["Warnings"] = self.warnings
         elif self.inspected is not None:
             self.inspected(body)
         return self.answer(response.status_code, body)
 
-    @staticmethod
-    def stream(response: httpx.Response) -> httpx.AsyncByteStream:
-        assert isinstance(response.stream, httpx.AsyncByteStream)
-        return response.stream
-
-    @staticmethod
-    def answer(status: int, body: Any) -> httpx.Response:
-        return httpx.Response(
-            status,
-            headers={"content-type": "application/json"},
-            stream=httpx.ByteStream(json.dumps(body).encode()),
-        )
-
 
 @pytest.fixture
 async def disobedient(hardened: DockerProvider) -> AsyncIterator[DisobedientEngine]:
-    site = hardened.containers.site
-    engine = DisobedientEngine(site.docker.api.transport)
-    async with Docker(site.docker.docker_host, transport=engine) as docker:
-        hardened.containers.site = attrs.evolve(site, docker=docker)
+    async with put_between(hardened, DisobedientEngine) as engine:
         yield engine
-        hardened.containers.site = site
 
 
 async def refused(provider: DockerProvider, kind: type[SandboxError]) -> str:
