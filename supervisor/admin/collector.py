@@ -117,6 +117,7 @@ class LiveNumbers:
 
     def _resources(self) -> Iterator[Metric]:
         """Sums and maxima: a series for each session would be gone before anybody looked at it."""
+        docker = self._view.docker
         watched = list(self._view.monitor.watched.values())
         usages = [each.usage for each in watched]
         yield _plain("measured_sessions", "Sessions whose resources are measured.", len(usages))
@@ -137,6 +138,19 @@ class LiveNumbers:
             "sent": sum(usage.sent for usage in usages),
         }
         yield _gauges("session_network_bytes", "Traffic of the sessions that are open.", "direction", traffic)
+        if docker and (known := docker.usage_of_all()):
+            usage, budget = known
+            family = GaugeMetricFamily(
+                f"{PREFIX}budget",
+                "What all sessions may use together (limit; 0: no limit), and what they use.",
+                labels=["resource", "of"],
+            )
+            family.add_metric(["memory_bytes", "limit"], budget.memory)
+            family.add_metric(["memory_bytes", "used"], usage.memory)
+            family.add_metric(["cpus", "limit"], budget.cpus)
+            family.add_metric(["pids", "limit"], budget.pids)
+            family.add_metric(["pids", "used"], usage.pids)
+            yield family
         yield _plain("sessions_throttled", "Sessions slowed down.", sum(each.throttled for each in watched))
 
     def _containers(self) -> Iterator[Metric]:

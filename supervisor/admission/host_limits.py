@@ -14,6 +14,7 @@ import trio
 
 from supervisor.errors import ConfigurationError
 from supervisor.observability.log import get_logger
+from supervisor.sandbox.budget import Budget, host_budget
 from supervisor.settings import Settings
 from supervisor.settings.knob import MIB
 
@@ -24,6 +25,8 @@ BRIDGE_PORTS: Final = 1023
 """Interfaces that a Linux bridge takes (BR_MAX_PORTS of the kernel, less the number 0)."""
 LEAST_MEMORY: Final = 24 * MIB
 """Bytes that a session takes at the very least: gate, a shell, and the engine's shim beside them."""
+LEAST_PROCESSES: Final = 2
+"""Of a session: gate and shell."""
 OWN_DESCRIPTORS: Final = 200
 """Descriptors of the supervisor itself: listeners, the engine's connections, sandboxes that start."""
 PER_SANDBOX: Final = 2
@@ -115,6 +118,7 @@ def host_limits(settings: Settings, proc: Path = PROC) -> list[Limit]:
                 hard=False,
             ),
         ]
+    limits += _budget_limits(settings, host_budget(proc), sandboxes, sessions)
     if (instances := _number(proc / "sys/fs/inotify/max_user_instances")) is not None:
         limits.append(
             Limit(
@@ -126,6 +130,36 @@ def host_limits(settings: Settings, proc: Path = PROC) -> list[Limit]:
                 hard=False,
             )
         )
+    return limits
+
+
+def _budget_limits(settings: Settings, host: Budget, sandboxes: int, sessions: str) -> list[Limit]:
+    """What the settings name for all sessions together: against what the host has, what one session may use,
+    and what each needs at the least. What they leave open is a part of what the host has.
+    """
+    limits: list[Limit] = []
+    for what, unit, setting, asked, there, own, single, least in (
+        ("memory (MiB)", MIB, "SESSIONS_MEMORY_LIMIT", settings.sessions_memory_limit, host.memory,
+         "CONTAINER_MEMORY_LIMIT", settings.memory_limit, LEAST_MEMORY),
+        ("CPUs (hundredths)", 0.01, "SESSIONS_CPU_LIMIT", settings.sessions_cpu_limit, host.cpus,
+         "CONTAINER_CPU_LIMIT", settings.cpu_limit, 0),
+        ("processes", 1, "SESSIONS_PIDS_LIMIT", settings.sessions_pids_limit, host.pids,
+         "CONTAINER_PIDS_LIMIT", settings.pids_limit, LEAST_PROCESSES),
+    ):  # fmt: skip
+        if not asked or not there:
+            continue
+        name, limit = f"{what} of all sessions together", int(asked / unit)
+        limits += [
+            Limit(name, int(there / unit), limit, setting, f"lower {setting}"),
+            Limit(name, limit, int(single / unit), own, f"raise {setting}, or lower {own}"),
+            Limit(
+                name,
+                limit,
+                int(sandboxes * least / unit),
+                f"({sessions}) x {least / unit:g}, which is the least",
+                f"raise {setting}, or lower MAX_SESSIONS",
+            ),
+        ]
     return limits
 
 

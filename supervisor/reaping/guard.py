@@ -166,11 +166,13 @@ def main() -> None:
 
         from supervisor.observability.audit import configure_audit
         from supervisor.observability.log import configure_logging
+        from supervisor.reaping.cgroups import remove_groups_of
         from supervisor.reaping.directories import remove_dead_directory
 
         configure_logging("json", "info")
         configure_audit(audit_log)
         trio.run(_remove_all, docker_host, instance)
+        remove_groups_of(instance)
         for directory in directories:
             remove_dead_directory(Path(directory))
 

@@ -18,6 +18,7 @@ import trio
 
 from supervisor.engine import Docker, DockerError
 from supervisor.observability.log import get_logger
+from supervisor.reaping.cgroups import remove_dead_groups
 from supervisor.reaping.liveness import is_alive
 from supervisor.sandbox.identity import (
     LABEL_BOOT,
@@ -181,6 +182,8 @@ class Reconciler:
                     nursery.start_soon(remove, finding)
                 else:
                     done.append(finding)
+        if groups := await trio.to_thread.run_sync(remove_dead_groups, self._identity):
+            log.info("left-over control groups removed", groups=groups)
         return done
 
     async def _remove(self, container: str) -> bool:

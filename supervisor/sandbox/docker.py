@@ -27,6 +27,7 @@ from supervisor.observability.log import get_logger
 from supervisor.reaping.estate import Estate
 from supervisor.reaping.reconciler import Reconciler
 from supervisor.sandbox.attach import attach_gate
+from supervisor.sandbox.budget import Budget, SessionsGroup
 from supervisor.sandbox.containers import PROGRAMS, HardenedContainer, HardenedContainers, program
 from supervisor.sandbox.handing import AdoptedSandbox, HandedSandbox
 from supervisor.sandbox.inside import Judged, judged
@@ -86,6 +87,7 @@ class DockerProvider:
         occupied: sandboxes in use, by session id.
         reconciler: what looks for left-over containers, once that has begun.
         profiles: the providers of the operator's profiles, by name.
+        group: the control group of all sessions; None where they have none.
         egress: what is known of the network's egress; None where nobody filters it.
     """
 
@@ -100,6 +102,7 @@ class DockerProvider:
         self.containers = containers
         self.network = network
         self.egress: EgressWatch | None = None
+        self.group: SessionsGroup | None = None
         self.estate = estate
         self._command = command
         self._nursery = nursery
@@ -273,9 +276,20 @@ class DockerProvider:
 
     def _sandbox(self, made: HardenedContainer, pid: int, gate: Gate, found: Judged) -> Sandbox:
         cgroups = find_cgroups(pid, made.engine.id)
+        if self.group is not None:
+            self.group.require_member(cgroups)
         fitness = Fitness(made, pid)
         return Sandbox(
-            made.name, made.engine, pid, gate, self.occupied, fitness, found, cgroups, made.addresses
+            made.name,
+            made.engine,
+            pid,
+            self.containers.policy.nano_cpus,
+            gate,
+            self.occupied,
+            fitness,
+            found,
+            cgroups,
+            made.addresses,
         )
 
     # ------------------------------------------------------------------ resources
@@ -285,12 +299,17 @@ class DockerProvider:
         sandbox = self.occupied.get(session_id)
         return sandbox.cgroups.read() if sandbox and sandbox.cgroups else None
 
+    def usage_of_all(self) -> tuple[Usage, Budget] | None:
+        """See `MeasuringProvider`."""
+        usage = self.group.usage() if self.group else None
+        return (usage, self.group.budget) if self.group and usage else None
+
     async def throttle(self, session_id: str, part: float) -> None:
         """See `MeasuringProvider`."""
         sandbox = self.occupied.get(session_id)
         if sandbox is None:
             return
-        limit = {"NanoCpus": int(self.containers.policy.nano_cpus * part)}
+        limit = {"NanoCpus": int(sandbox.nano_cpus * part)}
         try:
             await self.containers.site.docker.api.json(
                 "POST", f"containers/{sandbox.name}/update", body=limit, timeout=UPDATE_TIMEOUT
@@ -320,6 +339,7 @@ class DockerProvider:
                 handed.name,
                 container,
                 handed.pid,
+                self.containers.policy.nano_cpus,
                 None,
                 self.occupied,
                 None,

@@ -108,6 +108,7 @@ class HardeningPolicy:
         ports: that TCP may connect to, as far as Landlock is asked; None: any.
         user_of_its_own: the user id in `image` is this container's alone.
         without: measures that the operator opted out of.
+        cgroup: the control group of all sessions (`budget`); empty: the engine's own choice.
         resolver: address of the only DNS server that the engine may ask for containers; empty: the host's.
         auto_remove: whether the engine removes what has ended by itself (`verify.EngineFacts`).
     """
@@ -128,6 +129,7 @@ class HardeningPolicy:
     without: frozenset[Measure] = frozenset()
     auto_remove: bool = True
     resolver: str = ""
+    cgroup: str = ""
 
     @classmethod
     def from_settings(
@@ -243,6 +245,7 @@ class HardeningPolicy:
             "OomKillDisable": False,
             "NanoCpus": self.nano_cpus,
             "PidsLimit": self.pids,
+            "CgroupParent": self.cgroup,
             "Ulimits": [{"Name": name, "Soft": value, "Hard": value} for name, value in self.ulimits.items()],
             "ReadonlyRootfs": True,
             "Tmpfs": self.tmpfs,

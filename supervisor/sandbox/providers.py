@@ -6,7 +6,7 @@ not in front of a user. It takes two to three seconds with provider `docker`.
 """
 
 from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from typing import Final
 
 import attrs
@@ -14,7 +14,7 @@ import trio
 
 from supervisor.egress.watch import EgressWatch, start_watch
 from supervisor.engine import Docker, DockerError
-from supervisor.errors import ConfigurationError, SandboxError
+from supervisor.errors import ConfigurationError, HardeningError, SandboxError
 from supervisor.measures import Measure, SecurityStatus, parse_opt_outs
 from supervisor.observability.log import get_logger
 from supervisor.observability.metrics import engine_called
@@ -26,6 +26,7 @@ from supervisor.reaping.guard import Guard, keep_guard
 from supervisor.reaping.notices import EngineNotices
 from supervisor.reaping.pending import PendingRemovals
 from supervisor.reaping.reconciler import Reconciler
+from supervisor.sandbox.budget import SessionsGroup, sessions_group
 from supervisor.sandbox.containers import HardenedContainers, Site
 from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.egress import egress_plan, missing_egress, prove_egress, report_events
@@ -142,23 +143,26 @@ async def open_docker_provider(
     health.on_return.append(pending.hurry)
     failure: ConfigurationError | None = None
     # All of this before the first container: others would take that for left over, and it needs its guard.
-    with _own_estate(estate) as own, ExitStack() as stack:
-        async with docker, trio.open_nursery() as nursery:
+    with _own_estate(estate) as own:
+        async with AsyncExitStack() as stack, docker, trio.open_nursery() as nursery:
             try:
                 guard = own.new_guard(docker.docker_host, settings.audit_log)
                 stack.enter_context(_watched(guard, pending, own))
                 await nursery.start(keep_guard, guard, lambda: own.shared)
                 engine = await read_engine(docker, settings)
                 missing = await _missing(engine, settings)
+                group = await stack.enter_async_context(
+                    sessions_group(settings, engine.cgroup_driver, own.identity, lambda: own.shared)
+                )
                 nursery.start_soon(health.run)
                 provider = await _verified(
-                    docker, own, settings, nursery, pending, health, engine, missing, stack
+                    docker, own, settings, nursery, pending, health, engine, missing, stack, group
                 )
                 await _filter_egress(docker, provider, settings, nursery)
                 for name, changed in read_profiles(settings).items():
                     try:
                         special = await _verified(
-                            docker, own, changed, nursery, pending, health, engine, missing, stack
+                            docker, own, changed, nursery, pending, health, engine, missing, stack, group
                         )
                         await _filter_egress(docker, special, changed, nursery, provider.egress)
                         if verify:
@@ -236,7 +240,8 @@ async def _verified(
     health: EngineHealth,
     engine: EngineFacts,
     missing: Mapping[Measure, str],
-    stack: ExitStack,
+    stack: AsyncExitStack,
+    group: SessionsGroup | None,
 ) -> DockerProvider:
     problems = require_measures(missing, parse_opt_outs(settings.hardening_without))
     image: ImageFacts | None = None
@@ -279,15 +284,23 @@ async def _verified(
     health.needs += [image_need(docker, image), network_need(docker, network)]
     policy = HardeningPolicy.from_settings(settings, image, seccomp, engine.runtime)
     resolver = "" if Measure.EGRESS in policy.without else network.gateway
-    policy = attrs.evolve(policy, auto_remove=engine.auto_remove, resolver=resolver)
+    cgroup = group.parent if group else ""
+    policy = attrs.evolve(policy, auto_remove=engine.auto_remove, resolver=resolver, cgroup=cgroup)
     containers = HardenedContainers(site, policy, pending)
-    return DockerProvider(containers, settings.command or image.command, nursery, estate, network)
+    provider = DockerProvider(containers, settings.command or image.command, nursery, estate, network)
+    provider.group = group
+    return provider
 
 
 async def _prove(provider: DockerProvider, settings: Settings, missing: Mapping[Measure, str]) -> None:
     """Have sandboxes show that they are what they should be, and note it in the provider."""
     policy = provider.containers.policy
     seen = dict(await self_test(provider))
+    if provider.group is not None:
+        try:
+            provider.group.require_limits()
+        except HardeningError as error:
+            raise ConfigurationError(str(error)) from error
     if settings.network == NO_NETWORK:
         seen[Measure.ISOLATION] = seen[Measure.EGRESS] = ("engine",)
     elif Measure.ISOLATION not in policy.without:

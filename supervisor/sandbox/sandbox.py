@@ -28,12 +28,14 @@ class Sandbox:
         pid: of its first process, in the engine's process namespace; it may be reused once the container has
             ended.
         cgroups: where its use of resources can be read, if this host shows it.
+        nano_cpus: its CPU limit when it is not slowed down.
         addresses: on its networks; unknown, so empty, when another process started it.
     """
 
     name: str
     container: DockerContainer
     pid: int
+    nano_cpus: int
     _gate: Gate | None
     _occupied: dict[str, "Sandbox"]
     _fitness: Fitness | None

@@ -8,13 +8,13 @@ Error handling: a container that has gone, or of which this host shows nothing (
 usage: None. A single file that this kernel lacks counts as 0.
 """
 
-from functools import cache
 from pathlib import Path
 from typing import Final
 
 import attrs
 
-_MOUNTS: Final = Path("/proc/self/mountinfo")
+from supervisor.reaping.cgroups import hierarchies
+
 _WORKING_SET_FROM: Final = 0.5  # part of the limit from which cached files are looked at and left out
 
 
@@ -31,6 +31,7 @@ class Usage:
         oom_kills: how often the kernel has ended a process for memory.
         pids_denied: how often a process could not be started for the limit of processes.
         received, sent: bytes on the container's network.
+        cpus: that it may use now; 0 where there is no limit.
     """
 
     memory: int
@@ -42,6 +43,7 @@ class Usage:
     pids_denied: int
     received: int
     sent: int
+    cpus: float = 0.0
 
 
 @attrs.frozen
@@ -52,6 +54,7 @@ class Cgroups:
         memory, cpu, pids: directories of its cgroups, one and the same with cgroup v2.
         unified: whether that is v2.
         network: its network namespace's counters.
+        quota: with v1, directory of its cgroup in the hierarchy of CPU limits.
     """
 
     memory: Path
@@ -59,6 +62,24 @@ class Cgroups:
     pids: Path
     unified: bool
     network: Path
+    quota: Path = Path()
+
+    @property
+    def directories(self) -> tuple[Path, ...]:
+        """Of its limits."""
+        return (self.memory, self.pids) if self.unified else (self.memory, self.pids, self.quota)
+
+    @property
+    def parent(self) -> "Cgroups":
+        """The group that it is in, which has no network of its own."""
+        return Cgroups(
+            self.memory.parent,
+            self.cpu.parent,
+            self.pids.parent,
+            self.unified,
+            Path(),
+            self.quota.parent,
+        )
 
     def read(self) -> Usage | None:
         """Return what is used now; about 0.1 ms. None when the container has gone."""
@@ -87,6 +108,7 @@ class Cgroups:
             pids_denied=_table(self.pids / "pids.events").get("max", 0),
             received=received,
             sent=sent,
+            cpus=self.cpus(),
         )
 
     def _read_v2(self) -> Usage:
@@ -103,7 +125,21 @@ class Cgroups:
             pids_denied=_table(self.pids / "pids.events").get("max", 0),
             received=received,
             sent=sent,
+            cpus=self.cpus(),
         )
+
+    def cpus(self) -> float:
+        """Return how many CPUs it may use; 0 where there is no limit."""
+        if self.unified:
+            quota, _, period = _line(self.cpu / "cpu.max").partition(" ")
+        else:
+            quota = _line(self.quota / "cpu.cfs_quota_us")
+            period = _line(self.quota / "cpu.cfs_period_us")
+        return int(quota) / int(period) if quota.isdigit() and period.isdigit() else 0.0
+
+    def pids_limit(self) -> int:
+        """Return how many processes it may have; 0 where there is no limit."""
+        return _number(self.pids / "pids.max")
 
     def _working_set(self, memory: int, limit: int, cached: str) -> int:
         if not limit or memory < _WORKING_SET_FROM * limit:
@@ -119,7 +155,7 @@ def find_cgroups(pid: int, container: str, proc: Path = Path("/proc")) -> Cgroup
         memberships = (proc / str(pid) / "cgroup").read_text()
     except OSError:
         return None
-    roots = _roots()
+    roots = hierarchies()
     found: dict[str, Path] = {}
     for line in memberships.splitlines():
         _, controllers, path = line.split(":", 2)
@@ -128,34 +164,22 @@ def find_cgroups(pid: int, container: str, proc: Path = Path("/proc")) -> Cgroup
                 if name in roots:
                     found[name] = roots[name] / path.lstrip("/")
     network = proc / str(pid) / "net/dev"
-    cpu = found.get("cpuacct")
-    if "memory" in found and "pids" in found and cpu is not None:
-        return Cgroups(found["memory"], cpu, found["pids"], False, network)
+    if found.keys() >= {"memory", "cpuacct", "cpu", "pids"}:
+        return Cgroups(found["memory"], found["cpuacct"], found["pids"], False, network, found["cpu"])
     if "" in found and (found[""] / "memory.current").exists():
         return Cgroups(found[""], found[""], found[""], True, network)
     return None
 
 
-@cache
-def _roots() -> dict[str, Path]:
-    """Return where each controller's hierarchy is mounted; the unified one by the name ``."""
-    roots: dict[str, Path] = {}
-    for line in _MOUNTS.read_text().splitlines():
-        before, _, after = line.partition(" - ")
-        kind, _, options = after.split(" ", 2)
-        place = Path(before.split(" ")[4])
-        if kind == "cgroup2":
-            roots[""] = place
-        elif kind == "cgroup":
-            roots |= dict.fromkeys(options.split(","), place)
-    return roots
+def _line(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _number(path: Path) -> int:
-    try:
-        text = path.read_bytes().strip()
-    except OSError:
-        return 0
+    text = _line(path)
     return int(text) if text.isdigit() else 0  # "max": no limit
 
 

@@ -53,6 +53,8 @@ class EngineFacts:
         machine: `x86_64` or `aarch64`.
         remapped: it maps the users of containers to others of the host (userns-remap, or rootless).
         first_uid: what the containers' user 0 is on this host; None where that cannot be told.
+        cgroup_driver: who makes its containers' control groups: `cgroupfs` or `systemd`; empty where that is
+            none of this host's business.
         seccomp, apparmor: it and its kernel have these.
         auto_remove: whether containers shall be removed by the engine when they end. Engines before 24.0 kill
             all such containers when they start, in spite of live-restore (moby/moby#46308), so with those it
@@ -67,6 +69,7 @@ class EngineFacts:
     seccomp: bool
     apparmor: bool
     auto_remove: bool = True
+    cgroup_driver: str = ""
 
 
 async def read_engine(docker: Docker, settings: Settings) -> EngineFacts:
@@ -111,6 +114,7 @@ async def read_engine(docker: Docker, settings: Settings) -> EngineFacts:
         seccomp=has("seccomp"),
         apparmor=has("apparmor"),
         auto_remove=auto_remove_is_harmless(info),
+        cgroup_driver=str(info.get("CgroupDriver", "")) if local and not has("rootless") else "",
     )
 
 

@@ -4,7 +4,8 @@ The container's limits hold anyhow; this is about telling. A process ended for m
 could not be started, look like bugs to a user who is not told of the limit: so the user is told. An operator
 gets alerts, numbers per session, and sessions that hit their limits again and again warned, slowed down, and
 ended, each after a number of *strikes* (a setting; 0: never). An interval with a violation is a strike, one
-without takes a strike back. Nothing is ever paused: a frozen container cannot see its lifeline close.
+without takes a strike back. Who was slowed down and keeps within the limits for a while is no longer. Nothing
+is ever paused: a frozen container cannot see its lifeline close.
 
 Cost: about 0.2 ms for a session and interval, spread over the interval.
 """
@@ -19,6 +20,7 @@ from supervisor.observability import metrics
 from supervisor.observability.audit import audit, audit_limited
 from supervisor.observability.log import get_logger
 from supervisor.protocol.closing import EndReason
+from supervisor.sandbox.budget import Budget
 from supervisor.sandbox.usage import Usage
 from supervisor.session.record import Records
 from supervisor.session.registry import SessionRegistry
@@ -43,8 +45,12 @@ class MeasuringProvider(Protocol):
         """Return what the sandbox of a session uses; None where that is unknown."""
         ...
 
+    def usage_of_all(self) -> tuple[Usage, Budget] | None:
+        """Return what all sandboxes use together, and what they may; None where that is unknown."""
+        ...
+
     async def throttle(self, session_id: str, part: float) -> None:
-        """Leave a session so much of its CPU limit; SandboxError when that cannot be done."""
+        """Leave a session so much of its CPU limit (1: all of it); SandboxError when that cannot be done."""
         ...
 
 
@@ -57,6 +63,7 @@ class Watched:
         at: when that was.
         cpu_percent: of one CPU, between the last two looks.
         strikes: see above.
+        calm: looks in a row without a violation.
         alerts: kinds of resources near their limits.
         throttled: whether it has been slowed down.
     """
@@ -65,6 +72,7 @@ class Watched:
     at: float
     cpu_percent: float = 0.0
     strikes: int = 0
+    calm: int = 0
     alerts: frozenset[str] = frozenset()
     throttled: bool = False
 
@@ -89,11 +97,13 @@ class ResourceMonitor:
         self._provider = provider
         self._records = records
         self.watched: dict[str, Watched] = {}
+        self._alerts_of_all = frozenset[str]()
 
     async def run(self) -> None:
         """Look, for ever; what goes wrong with one session is logged and is no other's business."""
         interval = self._settings.monitor_interval
         while True:
+            self._look_at_all()
             sessions = list(self._registry)
             known = {session.id for session in sessions}
             self.watched = {each: state for each, state in self.watched.items() if each in known}
@@ -103,6 +113,18 @@ class ResourceMonitor:
                     await self.look(session)
             if not sessions:
                 await trio.sleep(interval)
+
+    def _look_at_all(self) -> None:
+        """Tell operators, once, when all sessions together come near what they may use."""
+        known = self._provider.usage_of_all() if self._provider else None
+        if known is None:
+            return
+        usage, budget = known
+        near = near_limits(usage, self._settings.alert_percent, budget)
+        for kind in near - self._alerts_of_all:
+            metrics.resource_alerts.labels(f"{kind} of all").inc()
+            log.warning("all sessions together are near a limit", resource=kind)
+        self._alerts_of_all = near
 
     async def look(self, session: Session) -> None:
         """Look at one session, tell what is to be told, and do what is to be done."""
@@ -115,7 +137,9 @@ class ResourceMonitor:
         before = self.watched.get(session.id)
         if before is None:
             zero = attrs.evolve(usage, oom_kills=0, pids_denied=0)
-            before = self.watched[session.id] = Watched(zero, now)
+            # Slowed down already, when another process did that and handed the session over.
+            throttled = 0 < usage.cpus < 0.99 * session.settings.cpu_limit
+            before = self.watched[session.id] = Watched(zero, now, throttled=throttled)
         violations = violated(before.usage, usage)
         if now > before.at:
             before.cpu_percent = 100 * (usage.cpu_seconds - before.usage.cpu_seconds) / (now - before.at)
@@ -125,17 +149,20 @@ class ResourceMonitor:
             metrics.resource_violations.labels(kind).inc()
             audit_limited(f"limit hit: {kind}", "warning", session.label, now, session=session.label)
             text = _TOLD[kind].format(
-                memory=self._settings.memory_limit >> 20, pids=self._settings.pids_limit
+                memory=session.settings.memory_limit >> 20, pids=session.settings.pids_limit
             )
             session.tell_notice(text)
         before.strikes = before.strikes + 1 if violations else max(0, before.strikes - 1)
+        before.calm = 0 if violations else before.calm + 1
         if violations:
             await self._act(session, before)
+        elif before.throttled and reached(before.calm, self._settings.lift_after):
+            await self._lift(session, before)
 
     def _alert(self, session: Session, state: Watched) -> None:
-        near = near_limits(
-            state, self._settings.alert_percent, self._settings.cpu_limit, self._settings.pids_limit
-        )
+        limits = session.settings
+        budget = Budget(state.usage.memory_limit, limits.cpu_limit, limits.pids_limit)
+        near = near_limits(state.usage, self._settings.alert_percent, budget, state.cpu_percent)
         for kind in near - state.alerts:
             metrics.resource_alerts.labels(kind).inc()
             log.warning("near a limit", session=session.label, resource=kind)
@@ -147,16 +174,29 @@ class ResourceMonitor:
             audit("session ended for its use of resources", "warning", session=session.label)
             session.end(EndReason.RESOURCES)
         elif reached(state.strikes, settings.throttle_after) and not state.throttled and self._provider:
-            try:
-                await self._provider.throttle(session.id, THROTTLED_TO)
-            except SandboxError as error:
-                log.warning("session could not be slowed down", session=session.label, problem=str(error))
-                return
-            state.throttled = True
-            audit("session slowed down", "warning", session=session.label)
-            session.tell_notice("This session hits its limits again and again, and has been slowed down.")
+            if await self._throttle(session, THROTTLED_TO):
+                state.throttled = True
+                audit("session slowed down", "warning", session=session.label)
+                session.tell_notice("This session hits its limits again and again, and has been slowed down.")
         elif state.strikes == settings.warn_after:
             session.tell_notice("If it goes on like this, the session will be slowed down and then ended.")
+
+    async def _lift(self, session: Session, state: Watched) -> None:
+        if await self._throttle(session, 1):
+            state.throttled = False
+            audit("session no longer slowed down", "info", session=session.label)
+            session.tell_notice("This session keeps within its limits, and is no longer slowed down.")
+
+    async def _throttle(self, session: Session, part: float) -> bool:
+        assert self._provider is not None
+        try:
+            await self._provider.throttle(session.id, part)
+        except SandboxError as error:
+            log.warning(
+                "a session's CPU limit could not be changed", session=session.label, problem=str(error)
+            )
+            return False
+        return True
 
 
 def reached(strikes: int, threshold: int) -> bool:
@@ -174,12 +214,11 @@ def violated(before: Usage, now: Usage) -> list[str]:
     return hit
 
 
-def near_limits(state: Watched, percent: float, cpus: float, pids: int) -> frozenset[str]:
+def near_limits(usage: Usage, percent: float, budget: Budget, cpu_percent: float = 0) -> frozenset[str]:
     """Return the resources of which `percent` or more of the limit is in use."""
-    usage = state.usage
     parts = {
-        "memory": usage.memory / usage.memory_limit if usage.memory_limit else 0,
-        "cpu": state.cpu_percent / (100 * cpus),
-        "pids": usage.pids / pids,
+        "memory": usage.memory / budget.memory if budget.memory else 0,
+        "cpu": cpu_percent / (100 * budget.cpus) if budget.cpus else 0,
+        "pids": usage.pids / budget.pids if budget.pids else 0,
     }
     return frozenset(kind for kind, part in parts.items() if 100 * part >= percent)

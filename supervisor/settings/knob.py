@@ -88,6 +88,16 @@ class OneOf:
         return value not in self.words
 
 
+def optional(parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a parser that makes None of nothing."""
+    return lambda text: parse(text) if text else None
+
+
+def if_any(low: float, high: float) -> Callable[[Any], str | None]:
+    """Return a check: what is allowed is nothing, 0, or a range of numbers."""
+    return lambda value: None if not value or low <= value <= high else f"must be 0, or {low:g} to {high:g}"
+
+
 def numbers(text: str) -> tuple[int, ...]:
     """Return the numbers of a list with commas."""
     return tuple(int(part) for part in listed(text))

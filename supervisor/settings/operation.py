@@ -56,6 +56,13 @@ class OperationSettings:
     end_after: int = setting(
         "RESOURCE_END_AFTER", 24, int, "Strikes until it is ended; 0: never.", Between(0, 100_000)
     )
+    lift_after: int = setting(
+        "RESOURCE_LIFT_AFTER",
+        12,
+        int,
+        "Intervals in a row without a strike until it is no longer slowed down; 0: never.",
+        Between(0, 100_000),
+    )
     audit_log: str = setting(
         "SECURITY_AUDIT_LOG",
         "true",

@@ -14,12 +14,14 @@ from supervisor.settings.knob import (
     addresses,
     as_is,
     domains,
+    if_any,
     listed,
     matches,
     milliseconds,
     numbers,
     one_of,
     opt_outs,
+    optional,
     parse_size,
     path,
     ports,
@@ -124,6 +126,35 @@ class SandboxSettings:
     )
     cpu_limit: float = setting("CONTAINER_CPU_LIMIT", 1.0, float, "CPUs of a container.", Between(0.01, 1024))
     pids_limit: int = setting("CONTAINER_PIDS_LIMIT", 50, int, "Processes of a container.", Between(4, 32768))
+    sessions_memory_limit: int | None = setting(
+        "SESSIONS_MEMORY_LIMIT",
+        None,
+        optional(parse_size),
+        "Memory of all containers together; empty: nine tenths of the host's, 0: no limit.",
+        if_any(16 * MIB, 1 << 50),
+    )
+    sessions_cpu_limit: float | None = setting(
+        "SESSIONS_CPU_LIMIT",
+        None,
+        optional(float),
+        "CPUs of all containers together; empty: nine tenths of the host's, 0: no limit.",
+        if_any(0.01, 65536),
+    )
+    sessions_pids_limit: int | None = setting(
+        "SESSIONS_PIDS_LIMIT",
+        None,
+        optional(int),
+        "Processes of all containers together; empty: nine tenths of what the host can have, 0: no limit.",
+        if_any(4, 1 << 22),
+    )
+    sessions_cgroup: str = setting(
+        "SESSIONS_CGROUP",
+        "",
+        as_is,
+        "Control group of all containers, which exists and has limits, as the engine's --cgroup-parent takes "
+        "it; empty: one that the supervisor makes, where it is root.",
+        matches(r"|/[A-Za-z0-9_.@:/-]+|[A-Za-z0-9_.@:-]+\.slice", "a path (/a/b) or a slice (a.slice)"),
+    )
     tmpfs_size: int = setting(
         "CONTAINER_TMPFS_SIZE", 64 * MIB, parse_size, "Size of /tmp.", Between(64 * KIB, 1 << 36)
     )

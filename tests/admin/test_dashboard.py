@@ -18,6 +18,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs/operators.md"
 OF_CONTAINERS = {
     *("pool_size", "pool_waiting", "leases_total", "cleanup_held", "cleanup_due", "cleanup_oldest_seconds"),
     "containers",
+    "budget",
 }
 
 

@@ -17,6 +17,8 @@ def proc(tmp_path: Path) -> Path:
         "sys/kernel/pty/max": "4096\n",
         "sys/kernel/pty/reserve": "1024\n",
         "sys/kernel/pty/nr": "7\n",
+        "sys/kernel/pid_max": "32768\n",
+        "sys/kernel/threads-max": "100000\n",
         "sys/fs/inotify/max_user_instances": "128\n",
         "meminfo": "MemTotal:       16000000 kB\nMemFree: 1 kB\nMemAvailable:    9000000 kB\n",
     }.items():
@@ -44,6 +46,14 @@ def test_a_host_that_tells_nothing_is_believed(tmp_path: Path) -> None:
         ),
         ({"max_sessions": 1022}, ["bridge", "1024 needed, 1023 there"]),
         ({"max_sessions": 800, "network": "none"}, ["memory", "x 24"]),
+        (
+            {"sessions_memory_limit": 32 << 30},
+            ["memory", "SESSIONS_MEMORY_LIMIT = 32768 needed, 15625 there"],
+        ),
+        ({"sessions_memory_limit": 128 << 20}, ["CONTAINER_MEMORY_LIMIT = 256 needed, 128 there", "x 24"]),
+        ({"sessions_cpu_limit": 0.5}, ["CONTAINER_CPU_LIMIT = 100 needed, 50 there"]),
+        ({"sessions_cpu_limit": 4096.0}, ["lower SESSIONS_CPU_LIMIT"]),
+        ({"sessions_pids_limit": 100}, ["= 204 needed, 100 there; raise SESSIONS_PIDS_LIMIT"]),
         ({"max_connections": 100_000}, ["RLIMIT_NOFILE", "MAX_CONNECTIONS 100000", "LimitNOFILE"]),
         ({"max_sessions": 5000, "provider": "local"}, ["kernel.pty.max", "MAX_SESSIONS 5000"]),
     ],

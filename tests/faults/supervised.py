@@ -17,6 +17,7 @@ from pathlib import Path
 import trio
 
 from supervisor.engine import Docker
+from supervisor.reaping.cgroups import hierarchies
 from supervisor.sandbox.identity import LABEL_INSTANCE
 
 TOKEN = "fault-test-token-of-no-value"
@@ -103,6 +104,10 @@ class Supervised:
         """Directories of its lifeline sockets."""
         return list(LIFELINES.glob(f"*{self.instance[:16]}*"))
 
+    def groups(self) -> list[Path]:
+        """Its control groups, in each hierarchy."""
+        return [group for root in set(hierarchies().values()) for group in root.glob(f"*{self.instance}*")]
+
     async def wait_dead(self, processes: set[int]) -> float:
         """Wait until none of these runs; return the seconds that took."""
         began = trio.current_time()
@@ -126,6 +131,7 @@ class Supervised:
                 await trio.sleep(0.05)
         assert await self.containers() == set()
         assert self.sockets() == []
+        assert self.groups() == []
         return dead, gone
 
 

@@ -12,6 +12,7 @@ import trio.testing
 
 from supervisor.errors import SandboxError
 from supervisor.protocol.closing import EndReason
+from supervisor.sandbox.budget import Budget
 from supervisor.sandbox.terminal import LeaseRequest
 from supervisor.sandbox.usage import Usage
 from supervisor.session.attachment import Attachment, Ended, Notice
@@ -23,7 +24,7 @@ from supervisor.settings import Settings
 from supervisor.testing.memory import MemoryProvider
 
 IDLE = Usage(10 << 20, 256 << 20, 20 << 20, 1.0, 3, 0, 0, 100, 200)
-SETTINGS = Settings(warn_after=2, throttle_after=3, end_after=5, monitor_interval=1.0)
+SETTINGS = Settings(warn_after=2, throttle_after=3, end_after=5, lift_after=4, monitor_interval=1.0)
 
 
 class Measured:
@@ -33,6 +34,7 @@ class Measured:
         self.now: Usage | None = IDLE
         self.throttled: list[float] = []
         self.failure: SandboxError | None = None
+        self.all: tuple[Usage, Budget] | None = None
 
     def usage(self, session_id: str) -> Usage | None:
         return self.now
@@ -43,7 +45,10 @@ class Measured:
             raise self.failure
         self.throttled.append(part)
 
-    def hit(self, **numbers: int) -> None:
+    def usage_of_all(self) -> tuple[Usage, Budget] | None:
+        return self.all
+
+    def hit(self, **numbers: float) -> None:
         assert self.now
         more = {name: getattr(self.now, name) + by for name, by in numbers.items()}
         self.now = attrs.evolve(self.now, **more)
@@ -185,4 +190,52 @@ async def test_a_round_looks_at_everybody_and_forgets_who_has_gone(autojump_cloc
         s.session.end(EndReason.LEFT)
         await trio.sleep(3)
         assert s.monitor.watched == {}
+        nursery.cancel_scope.cancel()
+
+
+async def test_whoever_keeps_within_the_limits_again_is_no_longer_slowed_down(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    async with stage() as s:
+        for _ in range(3):
+            s.measured.hit(oom_kills=1)
+            await s.look()
+        assert s.measured.throttled == [THROTTLED_TO]
+        s.measured.hit(oom_kills=1)
+        told = [await s.look() for _ in range(10)]
+        assert s.measured.throttled == [THROTTLED_TO, 1]
+        assert [index for index, each in enumerate(told) if each] == [0, 4]
+        assert "no longer slowed down" in told[4][0]
+        for _ in range(3):
+            s.measured.hit(oom_kills=1)
+            await s.look()
+        assert s.measured.throttled == [THROTTLED_TO, 1, THROTTLED_TO]
+
+
+async def test_a_session_can_stay_slowed_down(autojump_clock: trio.abc.Clock) -> None:
+    async with stage(attrs.evolve(SETTINGS, lift_after=0)) as s:
+        for _ in range(3):
+            s.measured.hit(oom_kills=1)
+            await s.look()
+        for _ in range(50):
+            await s.look()
+        assert s.measured.throttled == [THROTTLED_TO]
+
+
+async def test_what_another_process_slowed_down_is_lifted_too(autojump_clock: trio.abc.Clock) -> None:
+    async with stage() as s:
+        s.measured.hit(cpus=0.1)
+        for _ in range(5):
+            await s.look()
+        assert s.measured.throttled == [1]
+
+
+async def test_operators_hear_once_that_all_together_are_near_a_limit(autojump_clock: trio.abc.Clock) -> None:
+    async with stage() as s, trio.open_nursery() as nursery:
+        s.measured.all = attrs.evolve(IDLE, memory=95, pids=10), Budget(100, 2.0, 0)
+        with structlog.testing.capture_logs() as logs:
+            nursery.start_soon(s.monitor.run)
+            await trio.sleep(5.5)
+        near = [entry for entry in logs if entry["event"] == "all sessions together are near a limit"]
+        assert [entry["resource"] for entry in near] == ["memory"]
         nursery.cancel_scope.cancel()
