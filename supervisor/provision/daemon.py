@@ -211,10 +211,12 @@ class Mark:
         pid: of the engine that set-up started, 0 while it starts. One that was started by hand has no mark,
             and is never ended unasked.
         chains_before: the firewall's chains of engines that were there before.
+        kept: whether it stays until somebody says otherwise.
     """
 
     pid: int
     chains_before: firewall.Chains
+    kept: bool = False
 
 
 def read_mark(paths: EnginePaths) -> Mark | None:
@@ -223,6 +225,13 @@ def read_mark(paths: EnginePaths) -> Mark | None:
         return Mark(**json.loads(paths.mark_file.read_text()))
     except (FileNotFoundError, ValueError, TypeError):
         return None
+
+
+def keep(paths: EnginePaths) -> None:
+    """Have the engine stay, if set-up started it, whoever leaves it last."""
+    if mark := read_mark(paths):
+        mark.kept = True
+        _write_mark(paths, mark)
 
 
 def _write_mark(paths: EnginePaths, mark: Mark) -> None:

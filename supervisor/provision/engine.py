@@ -97,14 +97,15 @@ async def engine_in_use(
         docker_host: the setting; empty means: look.
         report: gets the step's line, and one when the engine is ended.
         paths: where the project's own is.
-        keep: do not end it on leaving (it is there for somebody who comes next).
+        keep: do not end it on leaving, nor when others leave it later; `end_engine` does.
         later: what later steps need, so that an error can name that as well.
 
     Raises:
         ConfigurationError: there is none and none can be had; the text says what to do.
 
-    Resource handling: on leaving, the project's own engine is ended if set-up started it (now or earlier),
-    nobody else holds it and nothing runs in it; shielded, with a deadline. Why it was kept is reported.
+    Resource handling: on leaving, the project's own engine is ended if set-up started it (now or earlier)
+    and nobody had it kept, nobody else holds it and nothing runs in it; shielded, with a deadline. Why it was
+    kept is reported.
     """
     own = EnginePaths() if paths is None else paths
     with report.step("engine") as step:
@@ -114,7 +115,9 @@ async def engine_in_use(
     finally:
         if users is not None:
             with trio.move_on_after(_LEAVE_DEADLINE, shield=True) as scope, os.fdopen(users):
-                if not keep:
+                if keep:
+                    daemon.keep(own)
+                else:
                     await _leave(own, users, report)
             if scope.cancelled_caught:
                 report.line("engine", f"did not end within {_LEAVE_DEADLINE:g} s; `make down` ends it")
@@ -257,7 +260,7 @@ async def _leave(paths: EnginePaths, users: int, report: Report) -> None:
             fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return  # somebody else uses it and will end it
-        if not _started_by_us(paths):
+        if not _is_ours_to_end(paths):
             return
         busy = await _running_containers(paths.url)
         if busy:
@@ -306,9 +309,9 @@ async def end_engine(report: Report, paths: EnginePaths | None = None) -> None:
         step.result = "the project's own, ended" if was_up else "none of the project's own runs"
 
 
-def _started_by_us(paths: EnginePaths) -> bool:
+def _is_ours_to_end(paths: EnginePaths) -> bool:
     mark = daemon.read_mark(paths)
-    return mark is not None and mark.pid == daemon.running_pid(paths)
+    return mark is not None and not mark.kept and mark.pid == daemon.running_pid(paths)
 
 
 async def _running_containers(url: str) -> list[str]:

@@ -96,6 +96,16 @@ async def a_crash_is_cleared_away(paths: EnginePaths) -> None:
     assert_nothing_left(paths)
 
 
+async def kept_it_stays_until_somebody_says_so(paths: EnginePaths) -> None:
+    async with engine_in_use("", REPORT, paths=paths, keep=True):
+        pass
+    async with engine_in_use("", REPORT, paths=paths) as engine:
+        assert engine.origin == "adopted"
+    assert await answers(paths.url), "who comes and goes does not end it"
+    await end_engine(REPORT, paths)
+    assert_nothing_left(paths)
+
+
 async def started_by_hand_it_is_never_ended(paths: EnginePaths) -> None:
     async with engine_in_use("", REPORT, paths=paths, keep=True):
         paths.mark_file.unlink()

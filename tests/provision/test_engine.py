@@ -44,6 +44,7 @@ def directory() -> Iterator[Path]:
         "the_last_user_ends_it",
         "networks_keep_their_addresses",
         "a_crash_is_cleared_away",
+        "kept_it_stays_until_somebody_says_so",
         "started_by_hand_it_is_never_ended",
         "a_failed_start_tells_why",
         "a_cancelled_start_leaves_nothing",
