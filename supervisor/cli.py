@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from supervisor import __version__
+from supervisor.attacks.report import Report as AttackReport
 from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError
 from supervisor.handover.channel import HandoverError
@@ -119,6 +120,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_check)
 
+    command = commands.add_parser(
+        "attack", help="try what measures of hardening stop, with each and without; needs root"
+    )
+    command.add_argument("--list", action="store_true", help="list the attacks, try none")
+    command.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help="try this one; repeatable"
+    )
+    command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument("--no-setup", action="store_true", help="rely on an earlier `setup`; build nothing")
+    command.set_defaults(run=_attack)
+
     command = commands.add_parser("engine", help="manage the engine of the project's own, if it runs")
     command.add_argument(
         "action", choices=["down", "delete"], help="end it; or also delete all that it stored"
@@ -217,6 +229,25 @@ def _check(settings: Settings, options: argparse.Namespace) -> int:
     for each in status.failing:
         print(f"terminal-supervisor: measure {each.measure} does not hold: {each.how}", file=sys.stderr)
     return 1 if status.failing else 0
+
+
+def _attack(settings: Settings, options: argparse.Namespace) -> int:
+    from supervisor.attacks.run import chosen, run  # what `serve` has no use for
+
+    attacks = chosen(options.only)
+    if options.list:
+        print("\n".join(f"{each.name:26} {each.wants}" for each in attacks))
+        return 0
+
+    async def attempt() -> AttackReport:
+        if options.no_setup:
+            return await run(settings, attacks)
+        async with prepared(settings, Report()) as ready:
+            return await run(ready.settings, attacks)
+
+    report = trio.run(attempt)
+    print(json.dumps(report.as_json(), indent=2) if options.json else report)
+    return 1 if report.failed else 0
 
 
 def _engine(settings: Settings, options: argparse.Namespace) -> None:

@@ -1,0 +1,172 @@
+"""The attacks. Which defences stop each was found out by trying; a run tries it again."""
+
+from typing import Final
+
+from supervisor.attacks.attack import Attack, Habit
+from supervisor.measures import Measure
+
+SECCOMP, APPARMOR, USERNS, LANDLOCK = Measure.SECCOMP, Measure.APPARMOR, Measure.USERNS, Measure.LANDLOCK
+READ_ONLY, TMPFS, LIMITS = Measure.READ_ONLY, Measure.TMPFS, Measure.LIMITS
+CAPABILITIES, NO_NEW_PRIVILEGES = Measure.CAPABILITIES, Measure.NO_NEW_PRIVILEGES
+NAMESPACES, UID = Measure.NAMESPACES, Measure.SESSION_UID
+USER, DEVICES = Habit.USER, Habit.DEVICES
+
+FILES: Final = (
+    Attack("write-root", "a file in /", {READ_ONLY, LANDLOCK, USER, UID}, "/owned"),
+    Attack("write-etc", "a file in /etc", {READ_ONLY, LANDLOCK, USER, UID}, "/etc/owned"),
+    Attack("write-programs", "a file in /usr/bin", {READ_ONLY, LANDLOCK, USER, UID}, "/usr/bin/owned"),
+    Attack("add-root-user", "another root in /etc/passwd", {READ_ONLY, LANDLOCK, USER, UID}),
+    Attack(
+        "plant-program",
+        "a program where all look",
+        {READ_ONLY, LANDLOCK, USER, UID},
+        "/usr/local/bin/planted",
+    ),
+    Attack("run-from-tmp", "run what was written to /tmp", {TMPFS, LANDLOCK}, "/tmp/planted"),
+    Attack("run-from-run", "run what was written to /run", {TMPFS, LANDLOCK}, "/run/planted"),
+    Attack(
+        "run-from-config",
+        "run what was written beside the CLI's config",
+        {TMPFS, LANDLOCK},
+        "{config}/planted",
+    ),
+    Attack("map-code-in-tmp", "run it without executing it", {TMPFS}, "/tmp"),
+    Attack("run-from-memory", "run a program that is no file", {SECCOMP}),
+    Attack(
+        "setuid-program", "become root by a program's owner", {NO_NEW_PRIVILEGES}, "{setuid}", given={USER}
+    ),
+    Attack(
+        "capable-program",
+        "get rights by a file's capabilities",
+        {NO_NEW_PRIVILEGES, CAPABILITIES},
+        "{capable}",
+        given={USER},
+    ),
+    Attack(
+        "core-pattern",
+        "have the host run a program at a crash",
+        {READ_ONLY, LANDLOCK, USER, UID, USERNS},
+        "/proc/sys/kernel/core_pattern",
+    ),
+    Attack("sysrq", "restart the host", {READ_ONLY, LANDLOCK, USER, UID, USERNS}, "/proc/sysrq-trigger"),
+    Attack("host-interrupts", "watch when others type", {READ_ONLY}, "/proc/interrupts"),
+    Attack(
+        "host-timers", "see what the host's programs do", {READ_ONLY, USER, UID, USERNS}, "/proc/timer_list"
+    ),
+    Attack(
+        "host-memory-image",
+        "read the host's memory",
+        {READ_ONLY, CAPABILITIES, USER, UID, USERNS},
+        "/proc/kcore",
+    ),
+    Attack("fill-tmp", "fill memory by files in /tmp", {TMPFS}, "/tmp,80", bounded="80 MB"),
+    Attack("fill-run", "fill memory by files in /run", {TMPFS}, "/run,48", bounded="48 MB"),
+    Attack(
+        "fill-config", "fill memory by files beside the CLI's config", {TMPFS}, "{config},24", bounded="24 MB"
+    ),
+    Attack("fill-shm", "fill memory by files in /dev/shm", {TMPFS, LANDLOCK}, "/dev/shm,24", bounded="24 MB"),
+    Attack(
+        "fill-disk",
+        "fill the host's disk",
+        {READ_ONLY, LANDLOCK, USER, UID},
+        "/root,64",
+        bounded="64 MB, for a moment",
+    ),
+    Attack("huge-file", "a file larger than any disk", {LIMITS}, "/tmp"),
+    Attack(
+        "device-in-tmp",
+        "a device of its own making",
+        {SECCOMP, LANDLOCK, CAPABILITIES, TMPFS, USER, UID, USERNS},
+        "/tmp",
+    ),
+    Attack(
+        "host-disk", "the host's disk", {SECCOMP, LANDLOCK, CAPABILITIES, TMPFS, DEVICES, USER, UID, USERNS}
+    ),
+    Attack("file-by-handle", "the host's files, past all paths", {SECCOMP, CAPABILITIES, USER, UID, USERNS}),
+    Attack(
+        "release-agent",
+        "have the host run a program as root",
+        {SECCOMP, CAPABILITIES, LANDLOCK, NAMESPACES, USER, UID, USERNS},
+    ),
+)
+
+KERNEL: Final = (
+    Attack("mount", "a file system of its own", {SECCOMP, CAPABILITIES, LANDLOCK, USER, UID}),
+    Attack("mount-by-descriptor", "the same by newer calls", {SECCOMP, CAPABILITIES, LANDLOCK, USER, UID}),
+    Attack(
+        "unmask",
+        "what is hidden in /proc",
+        {SECCOMP, CAPABILITIES, LANDLOCK, USER, UID},
+        "/proc/interrupts",
+        given={READ_ONLY},
+    ),
+    Attack("pivot-root", "another root", {SECCOMP, CAPABILITIES, LANDLOCK, USER, UID}),
+    Attack("chroot", "another root, the old way", {SECCOMP, CAPABILITIES, USER, UID}),
+    Attack("user-namespace", "all rights in a namespace of its own", {SECCOMP}),
+    Attack("user-namespace-high-bits", "the same, past a filter that compares 64 bits", {SECCOMP}),
+    Attack("user-namespace-clone3", "the same, by flags that no filter sees", {SECCOMP}),
+    Attack("other-namespaces", "network and mounts of its own", {SECCOMP, CAPABILITIES, USER, UID}),
+    Attack("keyring", "a key that all containers of its user share", {SECCOMP}),
+    Attack("io-uring", "I/O that no filter sees", {SECCOMP}),
+    Attack("bpf", "a program in the kernel", {SECCOMP}),
+    Attack("perf-events", "measure others", {SECCOMP}),
+    Attack("userfaultfd", "hold the kernel up", {SECCOMP}),
+    Attack("personality", "addresses that can be guessed", {SECCOMP}),
+    Attack("system-v-memory", "memory that outlives its process", {SECCOMP}),
+    Attack("calls-of-32-bit", "calls by numbers that the filter does not know", {SECCOMP}),
+    Attack("kernel-log", "the host's kernel's log", {SECCOMP}),
+    Attack("host-clock", "the host's clock", {SECCOMP, CAPABILITIES, USER, UID, USERNS}),
+    Attack("host-name", "another host name", {SECCOMP, CAPABILITIES, USER, UID}),
+    Attack("priority", "the CPU before everybody else", {CAPABILITIES, USER, UID, USERNS}),
+    Attack("real-time", "the CPU, always", {SECCOMP, CAPABILITIES, USER, UID, USERNS}),
+    Attack("another-user", "be another session's user", {CAPABILITIES, USER, UID}, "4242"),
+    Attack("push-input", "type for the user (TIOCSTI)", {SECCOMP}),
+    Attack("push-input-high-bits", "the same, past a filter that compares 64 bits", {SECCOMP}),
+    Attack("line-discipline", "code for modems and the like", {SECCOMP}),
+)
+
+PROCESSES: Final = (
+    Attack("trace-process", "control another program of its user", {SECCOMP}),
+    Attack("trace-gate", "control its gate", {SECCOMP, CAPABILITIES, LANDLOCK, USER, UID}),
+    Attack("gate-memory-by-call", "its gate's memory", {SECCOMP, CAPABILITIES, LANDLOCK, USER, UID}),
+    Attack("gate-memory-by-file", "its gate's memory, by /proc", {CAPABILITIES, LANDLOCK, USER, UID}),
+    Attack("gate-descriptors", "its gate's descriptors", {CAPABILITIES, LANDLOCK, USER, UID}),
+    Attack(
+        "steal-lifeline",
+        "speak with the supervisor in its gate's name",
+        {SECCOMP, CAPABILITIES, LANDLOCK, USER, UID},
+    ),
+    Attack("signal-gate", "signals to process 1", {LANDLOCK}, landlock=6),
+    Attack("gate-limits", "starve its gate", {SECCOMP}),
+    Attack("gate-priority", "slow its gate down", {SECCOMP}),
+    Attack("gate-cpus", "slow its gate down by CPUs", {SECCOMP}),
+    Attack("gate-oom", "have its gate killed when memory is short", {LANDLOCK, USER, UID}),
+)
+
+EXHAUSTION: Final = (
+    Attack("fork-bomb", "use up processes", {LIMITS}, bounded="300"),
+    Attack("thread-bomb", "use up threads", {LIMITS}, bounded="300"),
+    Attack("memory-bomb", "use up memory", {LIMITS}, "{memory}", bounded="320 MB"),
+    Attack("cpu-hog", "use up the CPU", {LIMITS}, "{cpu}", bounded="1 s"),
+    Attack("many-files", "use up open files", {LIMITS}, bounded="20,000"),
+    Attack("many-terminals", "use up the terminals that all of the host share", {LANDLOCK}, bounded="600"),
+    Attack("another-terminal", "a terminal that nobody watches", {LANDLOCK}),
+)
+
+SOCKETS: Final = (
+    Attack("raw-socket", "packets of its own making", {SECCOMP, CAPABILITIES, USER, UID}, "127.0.0.1"),
+    Attack("ping-socket", "echo requests", {SECCOMP}, "127.0.0.1"),
+    Attack("sniff", "others' packets", {SECCOMP, CAPABILITIES, USER, UID}),
+    Attack("another-address", "somebody else's address", {SECCOMP, CAPABILITIES, USER, UID}, "192.0.2.1"),
+    Attack(
+        "tunnel",
+        "a network interface of its own",
+        {SECCOMP, LANDLOCK, CAPABILITIES, TMPFS, USER, UID, USERNS},
+        "/tmp",
+    ),
+    Attack("kernel-cipher", "the kernel's ciphers (AF_ALG)", {SECCOMP}),
+    Attack("hypervisor", "the hypervisor (AF_VSOCK)", {SECCOMP}),
+    Attack("server", "serve others", {LANDLOCK}, landlock=4),
+)
+
+CATALOG: Final = (*FILES, *KERNEL, *PROCESSES, *EXHAUSTION, *SOCKETS)

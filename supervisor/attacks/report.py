@@ -1,0 +1,102 @@
+"""What a run has shown, for people and for programs."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import attrs
+
+from supervisor.attacks.attack import DEFENCES, Row
+from supervisor.attacks.witness import Echo
+
+
+@attrs.frozen
+class Report:
+    """A run.
+
+    Attributes:
+        rows: in the catalogue's order.
+        before, meanwhile: another session's echo, in peace and during the attacks.
+    """
+
+    rows: Sequence[Row]
+    before: Echo
+    meanwhile: Echo
+
+    @property
+    def counted(self) -> list[Row]:
+        """Rows that say something."""
+        return [row for row in self.rows if row.counts]
+
+    @property
+    def failed(self) -> list[Row]:
+        """Rows in which something did not stop what it should."""
+        return [row for row in self.rows if row.failures]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for programs."""
+        return {
+            "counted": len(self.counted),
+            "failed": [row.attack.name for row in self.failed],
+            "attacks": [_row_as_json(row) for row in self.rows],
+            "echo": {"before": attrs.asdict(self.before), "meanwhile": attrs.asdict(self.meanwhile)},
+        }
+
+    def __str__(self) -> str:
+        cells = [("attack", "without its defences", "each alone stops it", "as sessions are")]
+        cells += [
+            (
+                row.attack.name,
+                row.off.text,
+                _stoppers(row),
+                "NOT STOPPED: " + row.on.text if row.on.succeeded else row.on.text,
+            )
+            for row in self.counted
+        ]
+        lines = _table(cells)
+        idle = [row for row in self.rows if not row.counts]
+        if idle:
+            lines += ["", "do not count, because they cannot succeed on this host:"]
+            lines += _table([(f"  {row.attack.name}", row.off.text) for row in idle])
+        lines += [
+            "",
+            f"{len(self.counted)} of {len(self.rows)} attacks count; "
+            + (
+                f"NOT STOPPED: {', '.join(row.attack.name for row in self.failed)}"
+                if self.failed
+                else "all of them are stopped"
+            ),
+            f"another session's echo before: {self.before}",
+            f"another session's echo meanwhile: {self.meanwhile}",
+        ]
+        return "\n".join(lines)
+
+
+def _stoppers(row: Row) -> str:
+    stopped = ", ".join(str(each) for each in DEFENCES if each in row.alone and not row.alone[each].succeeded)
+    parts = [stopped] if stopped else []
+    if failures := [each for each in row.failures if each != "all"]:
+        parts.append(f"NOT {', '.join(failures)}")
+    if row.untried:
+        parts.append(f"not here: {', '.join(map(str, row.untried))}")
+    return "; ".join(parts)
+
+
+def _row_as_json(row: Row) -> dict[str, Any]:
+    return {
+        "name": row.attack.name,
+        "wants": row.attack.wants,
+        "counts": row.counts,
+        "off": attrs.asdict(row.off),
+        "alone": {str(each): attrs.asdict(row.alone[each]) for each in DEFENCES if each in row.alone},
+        "on": attrs.asdict(row.on),
+        "untried": [str(each) for each in row.untried],
+        "failures": list(row.failures),
+    }
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> list[str]:
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]

@@ -1,0 +1,66 @@
+"""The attack suite on a real engine, and what keeps it whole."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import trio
+from conftest import opt_outs
+from sandbox.conftest import docker_settings
+
+from supervisor.attacks.attack import DEFENCES
+from supervisor.attacks.catalog import CATALOG
+from supervisor.attacks.cell import parsed
+from supervisor.attacks.run import attacker_program, chosen, run
+from supervisor.errors import ConfigurationError
+from supervisor.measures import OPTIONAL, Measure
+
+LIMIT = 300.0
+LEAST = 70
+"""Attacks that count, at least: rows must not fall silent unnoticed."""
+MAY_NOT_COUNT = {"sysrq", "host-memory-image", "host-disk", "real-time", "kernel-cipher", "hypervisor"}
+"""What not every kernel lets anybody succeed with."""
+
+
+@pytest.mark.engine
+@pytest.mark.netns
+async def test_all_attacks(request: pytest.FixtureRequest) -> None:
+    settings = docker_settings(request, command=("/bin/bash", "--norc", "--noprofile"))
+    with trio.fail_after(LIMIT):
+        report = await run(settings, chosen(()))
+    print(report)
+    assert [row.attack.name for row in report.failed] == []
+    assert {row.attack.name for row in report.rows if not row.counts} <= MAY_NOT_COUNT
+    assert len(report.counted) >= LEAST
+    # Everything that this host can have was tried alone.
+    impossible = {each for row in report.rows for each in row.untried}
+    assert impossible <= set(map(Measure, opt_outs())) | {Measure.LANDLOCK, Measure.EGRESS}
+    assert report.meanwhile.keys > 50, "another session went on working"
+    assert json.loads(json.dumps(report.as_json()))["counted"] == len(report.counted)
+
+
+def test_programs_for_all_values(tmp_path: Path) -> None:
+    listed = subprocess.run(
+        [attacker_program(tmp_path), "--list"], capture_output=True, text=True, timeout=20, check=True
+    )
+    assert {each.name for each in CATALOG} <= set(listed.stdout.split())
+
+
+def test_each_attack_says_what_stops_it() -> None:
+    assert len({each.name for each in CATALOG}) == len(CATALOG)
+    assert all(each.stopped_by and not each.stopped_by & each.given for each in CATALOG)
+    used = frozenset[object]().union(*(each.stopped_by for each in CATALOG))
+    assert set(DEFENCES) - used <= {*OPTIONAL}
+
+
+def test_attacks_by_name() -> None:
+    assert [each.name for each in chosen(["mount", "bpf"])] == ["mount", "bpf"]
+    with pytest.raises(ConfigurationError, match="no attack nonsense"):
+        chosen(["nonsense"])
+
+
+def test_what_the_attacker_says() -> None:
+    found = parsed("noise\r\n@@ mount stopped mount: Permission denied\r\nx@@ bpf succeeded a program\r\n")
+    assert found["mount"].text == "mount: Permission denied"
+    assert (found["mount"].succeeded, found["bpf"].succeeded) == (False, True)

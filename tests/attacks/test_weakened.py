@@ -1,0 +1,45 @@
+"""Taking protection away, one measure at a time, in the create call."""
+
+import pytest
+
+from supervisor.attacks.attack import DEFENCES, Defence, Habit
+from supervisor.attacks.weakened import weakened
+from supervisor.measures import Measure
+from supervisor.provision.compiler import docker_directory
+from supervisor.sandbox.image import ImageFacts
+from supervisor.sandbox.policy import HardeningPolicy
+from supervisor.sandbox.seccomp import load_profile
+from supervisor.settings import Settings
+
+IMAGE = ImageFacts(id="sha256:abc", name="image", user="appuser", uid=1000, gid=1000, home="/home/appuser")
+POLICY = HardeningPolicy.from_settings(
+    Settings(network="none"), IMAGE, load_profile(docker_directory() / "seccomp.json"), "runc"
+)
+CONFIG = POLICY.to_create_config(["gate"], labels={})
+
+
+def test_with_all_defences_nothing_is_changed() -> None:
+    assert weakened(CONFIG, DEFENCES) == CONFIG
+
+
+@pytest.mark.parametrize("defence", [*Measure, *Habit])
+def test_without_one(defence: Defence) -> None:
+    elsewhere = {Measure.LANDLOCK, Measure.SESSION_UID, Measure.EGRESS, Measure.ISOLATION}
+    without = weakened(CONFIG, set(DEFENCES) - {defence})
+    if defence is Habit.USER or defence is Measure.NO_NEW_PRIVILEGES or defence in elsewhere:
+        assert without == CONFIG, "it takes more"
+    else:
+        assert without != CONFIG
+
+
+def test_root_without_what_prevents_it() -> None:
+    without = weakened(CONFIG, set(DEFENCES) - {Habit.USER, Measure.SESSION_UID})
+    assert without == CONFIG | {"User": "0:0"}
+
+
+def test_without_anything() -> None:
+    host = weakened(CONFIG, ())["HostConfig"]
+    assert host["SecurityOpt"] == ["seccomp=unconfined", "apparmor=unconfined"]
+    assert host["CapDrop"] == []
+    assert host["Memory"] < 1 << 30, "the attacks' own bounds are not the only ones"
+    assert host["NetworkMode"] == "none"
