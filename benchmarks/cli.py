@@ -8,24 +8,23 @@ import socket
 import subprocess
 import sys
 import venv
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import attrs
 import trio
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 
-from benchmarks import report
+from benchmarks import full, report, tables
 from benchmarks.adapters import ADAPTERS
 from benchmarks.client import Access
 from benchmarks.compare import compare
-from benchmarks.measuring import Record
+from benchmarks.display import Display
 from benchmarks.results import Results
-from benchmarks.runner import Plan, run
+from benchmarks.runner import Part, Plan, begin, run
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.scenarios import USUAL as USUAL_SCENARIOS
 from benchmarks.scenarios.scenario import Size
@@ -33,6 +32,9 @@ from benchmarks.targets import TARGETS, Column, Options, Target, given
 from benchmarks.targets import USUAL as USUAL_TARGETS
 from benchmarks.thresholds import Threshold
 from supervisor.errors import ConfigurationError
+from supervisor.provision.report import Report
+from supervisor.provision.setup import prepared
+from supervisor.settings.load import load_settings
 
 EXIT_FAILED = 1
 TERMINADO, WETTY = "terminado==0.18.1", "wetty@3.2.0"
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return int(options.run(options))
-    except (UsageError, ConfigurationError, ValueError, OSError) as error:
+    except (UsageError, ConfigurationError, ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 2
 
@@ -104,6 +106,26 @@ def parser() -> argparse.ArgumentParser:
         "--peers", type=Path, default=Options().peers, help="where `install-peers` has put them"
     )
 
+    command = commands.add_parser(
+        "full", help="everything that docs/performance.md shows, of all servers; unattended, bounded"
+    )
+    command.add_argument(
+        "--out",
+        type=Path,
+        default=Path(".state/bench/full"),
+        help="directory for results, CSV, report, tables",
+    )
+    command.add_argument("--minutes", type=float, default=20, help="after which it ends with what it has")
+    command.add_argument("--into", type=Path, help="a document with marks to put the tables between")
+    command.add_argument(
+        "--set-up", action="store_true", help="first see to an engine, images, the page, and the peers"
+    )
+    command.add_argument(
+        "--pool", type=int, default=4, help="containers that wait, where there is a warm pool"
+    )
+    command.add_argument("--peers", type=Path, default=Options().peers)
+    command.set_defaults(run=_full)
+
     command = commands.add_parser("list", help="name scenarios, targets and protocols")
     command.set_defaults(run=_list)
     command = commands.add_parser("describe", help="say what a scenario answers, and how")
@@ -118,6 +140,10 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("results", type=Path)
     command.add_argument("html", type=Path)
     command.set_defaults(run=_report)
+    command = commands.add_parser("tables", help="make the Markdown tables of the results of `full`")
+    command.add_argument("results", type=Path)
+    command.add_argument("--into", type=Path, help="a document with marks to put them between")
+    command.set_defaults(run=_tables)
     command = commands.add_parser(
         "install-peers", help=f"install {TERMINADO} (PyPI) and {WETTY} (npm) for comparison"
     )
@@ -169,84 +195,89 @@ def _run(options: argparse.Namespace) -> int:
     size = attrs.evolve(
         size, **{f.name: value for f in attrs.fields(Size) if (value := getattr(options, f.name)) is not None}
     )
+    scenarios = [SCENARIOS[name] for name in options.scenario or USUAL_SCENARIOS]
     plan = Plan(
-        targets=_targets(options),
-        scenarios=[SCENARIOS[name] for name in options.scenario or USUAL_SCENARIOS],
-        size=size,
-        options=Options(
-            sessions=max(300, size.sessions + 50), pool=options.pool, peers=options.peers.absolute()
-        ),
-        rounds=options.rounds,
+        [Part(_targets(options), scenarios, size, options.rounds)],
+        Options(pool=options.pool, peers=options.peers.absolute()),
     )
-    console = Console(stderr=True)
-    with Display(console) as display:
-        results = trio.run(_until_stopped, plan, display)
-    if results is None:
-        print("bench: stopped; all that was started has been ended", file=sys.stderr)
-        return EXIT_FAILED
-    if options.json:
-        results.save(options.json)
-    if options.csv:
-        results.save_csv(options.csv)
-    if options.html:
-        options.html.write_text(report.html(results))
+    results = _measure(plan)
+    _write(results, json=options.json, csv=options.csv, page=options.html)
     print(report.text(results))
     failures = [sentence for threshold in thresholds for sentence in threshold.failures(results)]
     for sentence in failures:
         print(f"FAILED {sentence}")
-    broken = [run for run in results.runs() if run["error"]]
-    return EXIT_FAILED if failures or broken else 0
+    return EXIT_FAILED if failures or results.failed else 0
 
 
-async def _until_stopped(plan: Plan, display: "Display") -> Results | None:
-    """Run the plan; None when a signal ended it, which ends the servers in order, too."""
-    results: Results | None = None
+def _measure(plan: Plan, *, set_up: bool = False) -> Results:
+    """Run the plan, with live progress on standard error. SIGINT and SIGTERM end it, and the servers in
+    order; what was found until then is kept, with a remark.
+    """
+    results = begin(plan)
+    with Display(Console(stderr=True)) as display:
+        trio.run(_until_stopped, plan, display, results, set_up)
+    return results
 
+
+@asynccontextmanager
+async def _set_up(results: Results) -> AsyncGenerator[None]:
+    """Have an engine, images and the page while the block runs; without an engine, a remark, and what needs
+    none is measured.
+    """
+    async with AsyncExitStack() as stack:
+        try:
+            there = await stack.enter_async_context(prepared(load_settings(), Report(), tests=True))
+            os.environ["DOCKER_HOST"] = there.settings.docker_host
+        except* ConfigurationError as group:
+            results.remark(f"no engine: {group.exceptions[0]}")
+        yield
+
+
+async def _until_stopped(plan: Plan, display: Display, results: Results, set_up: bool) -> None:
     async def heed(signals: AsyncIterator[int]) -> None:
         await anext(signals)
+        results.remark("stopped by a signal; all that was started has been ended")
         nursery.cancel_scope.cancel()
 
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(heed, signals)
-            results = await run(plan, display)
+            async with _set_up(results) if set_up else nullcontext():
+                await run(plan, display, results)
             nursery.cancel_scope.cancel()
-    return results
 
 
-class Display:
-    """Live progress: a bar, and a line for each run that is over."""
+def _full(options: argparse.Namespace) -> int:
+    chosen = full.plan(Options(pool=options.pool, peers=options.peers.absolute()), options.minutes * 60)
+    if options.set_up and not (options.peers / "wetty").exists():
+        _install_peers(options)
+    results = _measure(chosen, set_up=options.set_up)
+    directory: Path = options.out
+    directory.mkdir(parents=True, exist_ok=True)
+    _write(
+        results,
+        json=directory / "results.json",
+        csv=directory / "figures.csv",
+        page=directory / "report.html",
+    )
+    (directory / "tables.md").write_text(tables.markdown(results) + "\n")
+    if options.into:
+        tables.put_into(options.into, results)
+    print(report.text(results))
+    print(report.goals(results))
+    for sentence in results.failed:
+        print(f"FAILED {sentence}")
+    print(f"results.json, figures.csv, report.html and tables.md are in {directory}")
+    return EXIT_FAILED if results.failed else 0
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar = Bar(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-        )
-        self._task = self._bar.add_task("starting", total=None)
 
-    def __enter__(self) -> "Display":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._bar.stop()
-
-    def begins(self, done: int, total: int, what: str) -> None:
-        """See `Progress`."""
-        self._bar.update(self._task, completed=done, total=total, description=what)
-
-    def ended(self, target: str, scenario: str, record: Record, error: str | None) -> None:
-        """See `Progress`."""
-        figures = dict(record.values())
-        shown = [name for name in figures if name.rpartition(".")[2] in {"p50", "p99"}] or list(figures)[:3]
-        words = "  ".join(f"{name} {figures[name].value:.4g} {figures[name].unit}" for name in shown[:6])
-        self._console.print(f"{scenario:16} {target:12} {error or words}", highlight=False, markup=False)
-        for note in record.notes:
-            self._console.print(f"  {note}", highlight=False, markup=False)
+def _write(results: Results, *, json: Path | None, csv: Path | None, page: Path | None) -> None:
+    if json:
+        results.save(json)
+    if csv:
+        results.save_csv(csv)
+    if page:
+        page.write_text(report.html(results))
 
 
 # ------------------------------------------------------------------ the others
@@ -302,6 +333,15 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     options.html.write_text(report.html(Results.load(options.results)))
+    return 0
+
+
+def _tables(options: argparse.Namespace) -> int:
+    results = Results.load(options.results)
+    if options.into:
+        tables.put_into(options.into, results)
+    else:
+        print(tables.markdown(results))
     return 0
 
 

@@ -60,6 +60,21 @@ def usage(pids: Iterable[int]) -> Usage:
     return Usage(cpu, memory, descriptors)
 
 
+def proportional(pids: Iterable[int]) -> int:
+    """Return the memory of `pids` in bytes, where a page that several processes have counts as its share."""
+    total = 0
+    for pid in pids:
+        for line in _lines(f"/proc/{pid}/smaps_rollup"):
+            if line.startswith("Pss:"):
+                total += int(line.split()[1]) * 1024
+    return total
+
+
+def available() -> int:
+    """Return the bytes of memory that programs of this machine may still have."""
+    return next(int(line.split()[1]) for line in _lines("/proc/meminfo") if "MemAvailable" in line) * 1024
+
+
 def with_argument(mark: str) -> set[int]:
     """Return the live processes that have `mark` as an argument: what a session started, wherever it runs."""
     wanted, found = mark.encode(), set[int]()

@@ -54,9 +54,10 @@ class Times:
         return float(self._histogram.get_max_value()) / 1000
 
     def curve(self) -> list[tuple[float, float]]:
-        """Return (percentile, milliseconds) for a plot."""
+        """Return (percentile, milliseconds) for a plot, as far as there are samples."""
         points = (0, 10, 25, 50, 75, 90, 95, 97.5, 99, 99.5, 99.9, 99.99)
-        return [(point, self.at(point)) for point in points]
+        farthest = 100 * (1 - 1 / max(1, len(self)))
+        return [(point, self.at(point)) for point in points if point <= farthest or not point]
 
     def encode(self) -> str:
         """Return it as text (HdrHistogram V2, compressed, base64)."""

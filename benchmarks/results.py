@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 
 from benchmarks.measuring import Better, Figure, Record, Times
+from benchmarks.targets import Running, Target
 
 SCHEMA = "terminal-supervisor-benchmark/1"
 
@@ -48,7 +49,25 @@ class Results:
     @classmethod
     def begin(cls, **what: Any) -> "Results":
         """Return a document without figures."""
-        return cls({"schema": SCHEMA, **what, "targets": {}, "scenarios": {}, "runs": []})
+        return cls({"schema": SCHEMA, **what, "targets": {}, "scenarios": {}, "runs": [], "remarks": []})
+
+    def remark(self, sentence: str) -> None:
+        """Note what a reader must know of the whole."""
+        self.document["remarks"].append(sentence)
+
+    def note_target(self, target: Target, running: Running | None) -> None:
+        """Note what was measured; `running` is None where it did not start."""
+        about = attrs.asdict(target, filter=attrs.filters.exclude("launch"))
+        name = about.pop("name")
+        if running is not None:
+            started = {
+                "command": running.command,
+                "version": running.version,
+                "adapter": running.access.adapter,
+            }
+            self.document["targets"][name] = about | started
+        elif name not in self.document["targets"]:
+            self.document["targets"][name] = about | {"command": "", "version": "", "adapter": ""}
 
     def save(self, path: Path) -> None:
         """Write the document."""
@@ -100,6 +119,17 @@ class Results:
             if target in (None, run["target"]) and scenario in (None, run["scenario"]):
                 yield run
 
+    @property
+    def rounds(self) -> int:
+        """How many rounds were wanted of what has most."""
+        return max((part["rounds"] for part in self.document["parts"]), default=0)
+
+    @property
+    def failed(self) -> list[str]:
+        """What did not go as it should, in sentences."""
+        runs = [f"{run['scenario']}, {run['target']}: {run['error']}" for run in self.runs() if run["error"]]
+        return [*self.document["remarks"], *runs]
+
     def columns(self) -> list[str]:
         """Return the columns that have figures, in a fixed order."""
         order = ["containers, warm", "containers, cold", "no containers"]
@@ -110,10 +140,14 @@ class Results:
         """Return the targets of a column."""
         return [name for name, target in self.document["targets"].items() if target["column"] == column]
 
-    def floor(self, target: str) -> str | None:
-        """Return the floor that `target` is compared with: that of its isolation."""
+    def floor(self, target: str, scenario: str) -> str | None:
+        """Return the floor that `target` is compared with: that of its isolation, and for a start from a
+        pool, which the engine has no part in, the bare PTY.
+        """
         about = self.document["targets"]
-        containers = about[target]["column"].startswith("containers")
+        column = about[target]["column"]
+        claimed = column == "containers, warm" and scenario.startswith("start")
+        containers = column.startswith("containers") and not claimed
         for name, other in about.items():
             if other["role"] == "floor" and other["column"].startswith("containers") == containers:
                 return str(name)
@@ -144,6 +178,8 @@ class Results:
         )
         name, _, statistic = figure.rpartition(".")
         merged = self.times(target, scenario, name)
+        if merged is not None and statistic == "max":
+            return Figure(merged.most, "ms")
         if merged is not None and statistic.startswith("p") and statistic[1:].replace(".", "").isdigit():
             return Figure(merged.at(float(statistic[1:])), "ms")
         better: Better = example["better"]

@@ -2,15 +2,17 @@
 
 Within a round the servers are all up and each scenario visits one after the other, in an order that
 turns from round to round, so that a machine that becomes slower or faster treats all alike. What ends its
-server, or looks at its memory, gets a server of its own.
+server, or looks at its memory, gets a server of its own. A target that fails costs its own figures only.
 """
 
+import math
 import os
 import shlex
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from itertools import product
 from typing import Protocol, cast
 
 import attrs
@@ -37,14 +39,38 @@ class Progress(Protocol):
 
 
 @attrs.frozen
-class Plan:
-    """What to run."""
+class Part:
+    """Scenarios of one size, against some targets, in so many rounds."""
 
     targets: Sequence[Target]
     scenarios: Sequence[Scenario]
     size: Size
-    options: Options
     rounds: int
+
+    def describe(self) -> dict[str, object]:
+        """Return it as it is saved."""
+        return {
+            "targets": [target.name for target in self.targets],
+            "scenarios": [scenario.name for scenario in self.scenarios],
+            "rounds": self.rounds,
+            "size": attrs.asdict(self.size),
+        }
+
+
+@attrs.frozen
+class Plan:
+    """What to run, the most wanted first: in each round all parts that have as many, until all rounds are
+    done or `seconds` are over.
+    """
+
+    parts: Sequence[Part]
+    options: Options
+    seconds: float = math.inf
+
+    @property
+    def runs(self) -> int:
+        """How many runs there are, those that do not apply included."""
+        return sum(part.rounds * len(part.scenarios) * len(part.targets) for part in self.parts)
 
 
 def applies(scenario: Scenario, running: Running) -> bool:
@@ -55,82 +81,116 @@ def applies(scenario: Scenario, running: Running) -> bool:
         or (target.role == "floor" and not scenario.floor)
         or (scenario.resumes and not ADAPTERS[running.access.adapter].resumes)
         or (scenario.process and running.main is None)
+        or (scenario.page and not running.page)
     )
 
 
-async def run(plan: Plan, progress: Progress) -> Results:
-    """Run everything.
-
-    Error handling: what goes wrong within a run is kept in the results. A target that does not start ends
-    everything: figures without one that was asked for would be taken for complete.
-    """
+def begin(plan: Plan) -> Results:
+    """Return a document that has no figures yet."""
+    called = sys.argv[sys.argv.index("bench") + 1 :] if "bench" in sys.argv else sys.argv[1:]
     results = Results.begin(
         began=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        command=shlex.join(["terminal-supervisor", "bench", *sys.argv[sys.argv.index("bench") + 1 :]])
-        if "bench" in sys.argv
-        else shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        command=shlex.join(["terminal-supervisor", "bench", *called]),
         machine=machine.describe(),
-        size=attrs.asdict(plan.size),
-        rounds=plan.rounds,
+        parts=[part.describe() for part in plan.parts],
     )
-    for scenario in plan.scenarios:
+    for scenario in [scenario for part in plan.parts for scenario in part.scenarios]:
         results.document["scenarios"][scenario.name] = {
             "question": scenario.question,
             "method": scenario.method,
         }
-    total, done = plan.rounds * len(plan.scenarios) * len(plan.targets), 0
-    for number in range(plan.rounds):
-        turn = number % max(1, len(plan.targets))
-        order = [*plan.targets[turn:], *plan.targets[:turn]]
-        async with AsyncExitStack() as servers:
-            up: dict[str, Running] = {}
-            for scenario in plan.scenarios:
-                for target in order:
-                    progress.begins(done, total, f"round {number + 1}: {scenario.name}, {target.name}")
-                    done += 1
-                    async with AsyncExitStack() as fresh:
-                        if scenario.fresh:
-                            running = await fresh.enter_async_context(target.launch(plan.options))
-                        else:
-                            if target.name not in up:
-                                up[target.name] = await servers.enter_async_context(
-                                    target.launch(plan.options)
-                                )
-                            running = up[target.name]
-                        _note_target(results, running)
-                        if applies(scenario, running):
-                            await _run_one(results, number, scenario, running, plan.size, progress)
     return results
 
 
-def _note_target(results: Results, running: Running) -> None:
-    target = running.target
-    results.document["targets"].setdefault(
-        target.name,
-        {
-            "about": target.about,
-            "isolation": target.isolation,
-            "column": target.column,
-            "role": target.role,
-            "command": running.command,
-            "version": running.version,
-            "adapter": running.access.adapter,
-        },
-    )
+async def run(plan: Plan, progress: Progress, results: Results) -> None:
+    """Run everything; `results` has what was found so far at every moment.
+
+    Error handling: what goes wrong, a target that does not start among it, is kept in the results, and the
+    others go on. Such a target is not tried again in that round of the part.
+    """
+    began = time.perf_counter()
+    done = 0
+    with trio.move_on_after(plan.seconds) as limit:
+        for number in range(max(part.rounds for part in plan.parts)):
+            for part in plan.parts:
+                if number < part.rounds:
+                    try:
+                        done = await _Round(part, number, plan, results, progress, done).run()
+                    except Exception as problem:
+                        results.remark(f"a server did not end in order: {_sentence(problem)}")
+    if limit.cancelled_caught:
+        results.remark(f"the time was over: {done} of {plan.runs} runs are done")
+    results.document["seconds"] = round(time.perf_counter() - began)
 
 
-async def _run_one(
-    results: Results, number: int, scenario: Scenario, running: Running, size: Size, progress: Progress
-) -> None:
-    record, error, load = Record(), None, os.getloadavg()[0]
-    try:
-        with trio.fail_after(scenario.deadline):
-            await scenario.run(running, size, record)
-    except* Exception as problem:
-        error = "; ".join(f"{type(each).__name__}: {each}" for each in _leaves(problem))
-    name = running.target.name
-    results.add(round_=number, target=name, scenario=scenario.name, load=load, record=record, error=error)
-    progress.ended(name, scenario.name, record, error)
+@attrs.define
+class _Round:
+    """One round of one part."""
+
+    part: Part
+    number: int
+    plan: Plan
+    results: Results
+    progress: Progress
+    done: int
+    up: dict[str, Running] = attrs.field(factory=dict[str, Running])
+    failed: set[str] = attrs.field(factory=set[str])
+
+    async def run(self) -> int:
+        """Visit everybody; return how many runs are done by now."""
+        room = max(self.plan.options.sessions, self.part.size.sessions + 50)
+        options = attrs.evolve(self.plan.options, sessions=room)
+        turn = self.number % max(1, len(self.part.targets))
+        order = [*self.part.targets[turn:], *self.part.targets[:turn]]
+        async with AsyncExitStack() as servers:
+            for scenario, target in product(self.part.scenarios, order):
+                what = f"round {self.number + 1}: {scenario.name}, {target.name}"
+                self.progress.begins(self.done, self.plan.runs, what)
+                if target.name not in self.failed:
+                    await self._visit(scenario, target, options, servers)
+                self.done += 1
+        return self.done
+
+    async def _visit(
+        self, scenario: Scenario, target: Target, options: Options, servers: AsyncExitStack
+    ) -> None:
+        try:
+            async with AsyncExitStack() as own:
+                if scenario.fresh:
+                    running = await own.enter_async_context(target.launch(options))
+                else:
+                    if target.name not in self.up:
+                        launched = target.launch(options)
+                        self.up[target.name] = await servers.enter_async_context(launched)
+                    running = self.up[target.name]
+                self.results.note_target(target, running)
+                if applies(scenario, running):
+                    await self._measure(scenario, running)
+        except Exception as problem:
+            self.failed.add(target.name)
+            self.results.note_target(target, None)
+            self._add(scenario, target.name, Record(), os.getloadavg()[0], _sentence(problem))
+
+    async def _measure(self, scenario: Scenario, running: Running) -> None:
+        record, error, load = Record(), None, os.getloadavg()[0]
+        try:
+            with trio.fail_after(scenario.deadline):
+                await scenario.run(running, self.part.size, record)
+        except* trio.TooSlowError:
+            error = f"it took longer than {scenario.deadline:g} s, or a step of it longer than it may"
+        except* Exception as problem:
+            error = _sentence(problem)
+        self._add(scenario, running.target.name, record, load, error)
+
+    def _add(self, scenario: Scenario, target: str, record: Record, load: float, error: str | None) -> None:
+        self.results.add(
+            round_=self.number, target=target, scenario=scenario.name, load=load, record=record, error=error
+        )
+        self.progress.ended(target, scenario.name, record, error)
+
+
+def _sentence(problem: BaseException) -> str:
+    return "; ".join(f"{type(each).__name__}: {each}" for each in _leaves(problem))
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

@@ -57,6 +57,7 @@ class Running:
         command: what was started, as a reader can repeat it.
         pids: its processes, sessions' excepted; empty where they cannot be seen.
         main: the one to send signals to, None where there is none.
+        page: address of its own page for browsers, with what lets one in; empty where there is none.
     """
 
     target: "Target"
@@ -65,6 +66,7 @@ class Running:
     version: str
     pids: Callable[[], Sequence[int]] = tuple
     main: int | None = None
+    page: str = ""
 
 
 Launch = Callable[["Options"], AbstractAsyncContextManager[Running]]
@@ -107,7 +109,7 @@ def _environment(options: Options, form: Mapping[str, str]) -> dict[str, str]:
         "INPUT_RATE": "1g",
         "RATE_LIMIT_EXEMPT_NETWORKS": "127.0.0.0/8",
         **dict.fromkeys(CAPACITIES, str(options.sessions)),
-        "MAX_CONNECTIONS": str(options.sessions * 2 + 100),
+        "MAX_CONNECTIONS": str(options.sessions + 200),
         **form,
         **options.environment,
     }
@@ -168,8 +170,15 @@ def _ours(form: Mapping[str, str], adapter: str = "v1") -> Launch:
             shown["HARDENING_WITHOUT"] = environment["HARDENING_WITHOUT"]
             words = " ".join(f"{name}={value}" for name, value in shown.items() if name not in credential)
             target = next(t for t in TARGETS.values() if t.launch is launch)
+            page = f"{access.url.replace('ws', 'http', 1).removesuffix('ws')}?token={TOKEN}"
             yield Running(
-                target, access, f"{words} terminal-supervisor serve", __version__, pids, process.pid
+                target,
+                access,
+                f"{words} terminal-supervisor serve",
+                __version__,
+                pids,
+                process.pid,
+                page if adapter == "v1" else "",
             )
 
     return launch
@@ -248,7 +257,6 @@ async def _wait_for_port(port: int) -> None:
 
 
 def _free_port() -> int:
-
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -296,7 +304,6 @@ def _installed_python(options: Options) -> str:
 
 
 def _installed_node(options: Options) -> str:
-
     package = options.peers / "wetty/node_modules/wetty/package.json"
     return f"wetty {json.loads(package.read_text())['version']}"
 

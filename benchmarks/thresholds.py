@@ -30,6 +30,7 @@ class Threshold:
     above: bool
     number: float
     other: str | None
+    unit: str
 
     @classmethod
     def parse(cls, text: str) -> "Threshold":
@@ -51,26 +52,37 @@ class Threshold:
             match["sign"] == ">",
             float(match["number"]),
             match["other"],
+            match["unit"] or "",
         )
 
-    def failures(self, results: Results) -> Iterator[str]:
-        """Yield a sentence for each target that meets the condition, or for which it cannot be judged."""
-        judged = False
+    def values(self, results: Results) -> Iterator[tuple[str, float]]:
+        """Yield each target that is meant, with its figure, or its figure's ratio to the other one's; those
+        that have none are left out.
+        """
         for name, target in results.document["targets"].items():
             if name != self.target if self.target else target["role"] not in {"ours", "given"}:
                 continue
             found = results.value(name, self.scenario, self.figure)
             if found is None:
                 continue
-            value = found.value
-            if self.other:
-                other = results.floor(name) if self.other == "floor" else self.other
-                ratio = results.ratio(name, other, self.scenario, self.figure) if other else None
-                if ratio is None:
-                    continue
-                value = ratio.median
+            if self.other is None:
+                yield name, found.value
+                continue
+            other = results.floor(name, self.scenario) if self.other == "floor" else self.other
+            ratio = results.ratio(name, other, self.scenario, self.figure) if other else None
+            if ratio is not None:
+                yield name, ratio.median
+
+    def met(self, value: float) -> bool:
+        """Whether that value meets the condition."""
+        return value > self.number if self.above else value < self.number
+
+    def failures(self, results: Results) -> Iterator[str]:
+        """Yield a sentence for each target that meets the condition, or for which it cannot be judged."""
+        judged = False
+        for name, value in self.values(results):
             judged = True
-            if value > self.number if self.above else value < self.number:
-                yield f"{name}: {self.text}: it is {value:.4g}"
+            if self.met(value):
+                yield f"{name}: {self.text}: it is {value:.4g}{f' times {self.other}' if self.other else ''}"
         if not judged:
             yield f"{self.text}: nothing was measured that it could be judged by"

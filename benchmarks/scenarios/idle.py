@@ -6,11 +6,13 @@ from contextlib import AsyncExitStack
 import trio
 
 from benchmarks.background import background
-from benchmarks.machine import usage
+from benchmarks.floors import engine_processes
+from benchmarks.machine import available, proportional, usage
 from benchmarks.measuring import Record, arrivals
+from benchmarks.scenarios.echo import echo_session
 from benchmarks.scenarios.scenario import Scenario, Size
 from benchmarks.scenarios.start import open_and_leave
-from benchmarks.targets import Running
+from benchmarks.targets import Running, docker_host
 
 SETTLE = 0.5  # seconds before memory is looked at
 STEPS = 4  # at which memory is looked at on the way
@@ -18,9 +20,11 @@ STEPS = 4  # at which memory is looked at on the way
 
 async def idle(running: Running, size: Size, record: Record) -> None:
     """See `SCENARIOS`."""
+    engine = engine_processes(docker_host()) if running.target.column != "no containers" else None
     await open_and_leave(running, None)
     await trio.sleep(SETTLE)
-    before = usage(running.pids())
+    before, free = usage(running.pids()), available()
+    engine_before = proportional(engine) if engine else 0
     record.figure("memory.0", before.memory / 1e6, "MB")
     began, opened, during = time.perf_counter(), 0, before
     async with AsyncExitStack() as stack:
@@ -36,9 +40,16 @@ async def idle(running: Running, size: Size, record: Record) -> None:
         await trio.sleep(size.seconds)
         after = usage(running.pids())
         seconds = time.perf_counter() - began
-    record.figure("memory-per-session", (during.memory - before.memory) / 1000 / opened, "KB")
-    record.figure("cpu", (after.cpu - during.cpu) / seconds * 100, "% of a core")
-    record.figure("cpu-per-start", (during.cpu - before.cpu) / opened * 1000, "ms")
+        record.figure("sessions", opened, "", "higher")
+        record.figure("memory", after.memory / 1e6, "MB")
+        record.figure("memory-per-session", (during.memory - before.memory) / 1000 / opened, "KB")
+        record.figure("cpu", (after.cpu - during.cpu) / seconds * 100, "% of a core")
+        record.figure("cpu-per-start", (during.cpu - before.cpu) / opened * 1000, "ms")
+        if engine:
+            grown = proportional(engine_processes(docker_host())) - engine_before
+            record.figure("engine-memory-per-session", grown / 1000 / opened, "KB")
+            record.figure("all-memory-per-session", (free - available()) / 1000 / opened, "KB")
+            await echo_session(running, size, record, "echo")
 
 
 async def churn(running: Running, size: Size, record: Record) -> None:
@@ -80,7 +91,9 @@ SCENARIOS = (
         "idle",
         "What does an idle session cost the server: memory, CPU?",
         "Sessions are opened by another process and left alone; the server's resident memory before and "
-        "after, its CPU meanwhile. Programs of the sessions do not count.",
+        "after, its CPU meanwhile. Programs of the sessions do not count. With containers also what engine "
+        "and shims (proportional share), and the whole machine (programs, kernel, the clients here) take, "
+        "and the echo of one more session.",
         idle,
         fresh=True,
         shell=False,

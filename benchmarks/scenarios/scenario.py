@@ -67,6 +67,7 @@ class Scenario:
         resumes: whether the protocol must be able to come back to a session.
         process: whether it needs the server's process to look at, or to end.
         floor: whether it makes sense for what is no server.
+        page: whether it needs the server's own page.
         deadline: seconds for one run.
     """
 
@@ -79,4 +80,5 @@ class Scenario:
     resumes: bool = False
     process: bool = False
     floor: bool = True
+    page: bool = False
     deadline: float = 300.0

@@ -13,7 +13,7 @@ import trio
 from benchmarks.machine import alive
 from benchmarks.measuring import Record
 from benchmarks.results import Results
-from benchmarks.runner import Plan, run
+from benchmarks.runner import Part, Plan, begin, run
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.scenarios.scenario import Size
 from benchmarks.targets import TARGETS, Options
@@ -41,15 +41,16 @@ class Silent:
 
 
 async def measure(targets: list[str], scenarios: list[str], **size: Any) -> Results:
-    plan = Plan(
+    part = Part(
         [TARGETS[name] for name in targets],
         [SCENARIOS[name] for name in scenarios],
         attrs.evolve(Size.smoke(), **size),
-        Options(pool=1),
         rounds=1,
     )
+    plan = Plan([part], Options(pool=1))
+    results = begin(plan)
     with trio.fail_after(TIMEOUT):
-        results = await run(plan, Silent())
+        await run(plan, Silent(), results)
     assert [each["error"] for each in results.runs() if each["error"]] == []
     return results
 
@@ -64,7 +65,7 @@ def check(results: Results, target: str, scenario: str) -> None:
         assert math.isfinite(found.value)
 
 
-SHARED = [name for name, scenario in SCENARIOS.items() if not scenario.fresh]
+SHARED = [name for name, scenario in SCENARIOS.items() if not scenario.fresh and not scenario.page]
 FRESH = [name for name, scenario in SCENARIOS.items() if scenario.fresh and name != "soak"]
 
 
@@ -78,6 +79,16 @@ async def test_without_containers() -> None:
 @pytest.mark.parametrize("scenario", FRESH)
 async def test_with_a_server_of_its_own(scenario: str) -> None:
     check(await measure(["ours-local"], [scenario], rate=32), "ours-local", scenario)
+
+
+@pytest.mark.browser
+async def test_in_a_browser(chromium: str) -> None:
+    assert chromium
+    results = await measure(["ours-local"], ["page"])
+    check(results, "ours-local", "page")
+    lost = results.value("ours-local", "page", "discarded")
+    assert lost is not None
+    assert lost.value == 0
 
 
 async def test_many_idle_sessions() -> None:
