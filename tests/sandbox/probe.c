@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -142,6 +143,49 @@ int main(void)
     report("ioprio-other", syscall(SYS_ioprio_set, 1, 1, 0));
     report("prlimit-other", syscall(SYS_prlimit64, 1, RLIMIT_CPU, &limit, NULL));
     report("prlimit-read-other", syscall(SYS_prlimit64, 1, RLIMIT_CPU, NULL, none));
+    /* Arguments of 32 bits with more above: what the kernel does not heed, the filter must not either. */
+    report("prlimit-other-high", syscall(SYS_prlimit64, 1L << 32 | 1, RLIMIT_CPU, NULL, none));
+    report("setpriority-other-high", syscall(SYS_setpriority, 1L << 32 | PRIO_PROCESS, 1L << 32 | 1, 19));
+    report("sched-other-high", syscall(SYS_sched_setscheduler, 1L << 32 | 1, 5, &priority));
+    report("schedparam-other", syscall(SYS_sched_setparam, 1, &priority));
+    report("schedattr-other", syscall(SYS_sched_setattr, 1, none, 0));
+    report("ioprio-group", syscall(SYS_ioprio_set, 2, 0, 0));
+    report("ioprio-user", syscall(SYS_ioprio_set, 3, 0, 0));
+    report("setpriority-group", setpriority(PRIO_PGRP, 0, 19));
+    report("personality-high", syscall(SYS_personality, 1L << 32 | 0x0040000));
+    report("mknod-device-high", syscall(SYS_mknodat, AT_FDCWD, "/tmp/zero2", 1L << 32 | S_IFCHR | 0600, makedev(1, 5)));
+    report("socket-raw-high", syscall(SYS_socket, AF_INET, 1L << 32 | SOCK_RAW, 1));
+    report("socket-protocol-high", syscall(SYS_socket, AF_INET, SOCK_STREAM, 1L << 32 | 132));
+    report("socketpair-tipc", syscall(SYS_socketpair, 30, SOCK_STREAM, 0, none));
+    report("socketpair-high", syscall(SYS_socketpair, 1L << 32 | 30, SOCK_STREAM, 0, none));
+    report("prctl-high", syscall(SYS_prctl, 1L << 32 | 35, 6, 0, 0, 0));
+    report("prctl-mm", prctl(35, 6, 0, 0, 0));
+    report("prctl-seccomp", prctl(22, 2, NULL));
+    report("prctl-dispatch", prctl(59, 0, 0, 0, 0));
+    report("prctl-ptracer", prctl(0x59616d61, -1, 0, 0, 0));
+    report("prctl-speculation", prctl(52, 0, 0, 0, 0));
+    report("seccomp", syscall(SYS_seccomp, 2, 0, NULL));
+    report("splice", syscall(SYS_splice, -1, NULL, -1, NULL, 0, 0));
+    report("tee", syscall(SYS_tee, -1, -1, 0, 0));
+    report("sync", syscall(SYS_sync));
+    report("syncfs", syscall(SYS_syncfs, 1));
+    report("process_madvise", syscall(440, -1, NULL, 0, 0, 0));
+    report("kexec_file_load", syscall(SYS_kexec_file_load, -1, -1, 0, "", 0));
+    report("io_uring_enter", syscall(426, -1, 0, 0, 0, NULL, 0));
+    report("io_uring_register", syscall(427, -1, 0, NULL, 0));
+    report("swapoff", syscall(SYS_swapoff, "/nowhere"));
+    report("fsconfig", syscall(431, -1, 0, NULL, NULL, 0));
+    report("fspick", syscall(433, -1, "", 0));
+    report("nfsservctl", syscall(SYS_nfsservctl, 0, NULL, NULL));
+    report("clock_settime", syscall(SYS_clock_settime, 0, NULL));
+    report("adjtimex", syscall(SYS_adjtimex, NULL));
+    report("vhangup", syscall(SYS_vhangup));
+    IN_CHILD("clone-net", syscall(SYS_clone, CLONE_NEWNET | SIGCHLD, 0, 0, 0, 0));
+    IN_CHILD("clone-pid", syscall(SYS_clone, CLONE_NEWPID | SIGCHLD, 0, 0, 0, 0));
+    IN_CHILD("clone-cgroup", syscall(SYS_clone, CLONE_NEWCGROUP | SIGCHLD, 0, 0, 0, 0));
+    report("prctl-name", prctl(PR_SET_NAME, "probe"));
+    report("prctl-name-high", syscall(SYS_prctl, 1L << 32 | PR_SET_NAME, "probe"));
+    report("sched-self", syscall(SYS_sched_setscheduler, 0, 0, &priority));
     report("setpriority-self", setpriority(PRIO_PROCESS, 0, 5));
     report("prlimit-self", syscall(SYS_prlimit64, 0, RLIMIT_CPU, NULL, none));
     report("landlock", syscall(LANDLOCK_CREATE_RULESET, NULL, 0, 1));
