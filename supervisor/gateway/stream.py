@@ -47,6 +47,24 @@ def send_now(stream: trio.abc.SendStream, pieces: Sequence[bytes]) -> int:
         raise trio.BrokenResourceError(f"cannot send: {error}") from error
 
 
+async def receive_when_ready(stream: trio.abc.ReceiveStream, max_bytes: int) -> bytes:
+    """As `stream.receive_some`, for whoever has reason to think that nothing is there yet: it waits first and
+    looks then, which saves a bare socket the attempt that fails.
+    """
+    if not isinstance(stream, trio.SocketStream):
+        return bytes(await stream.receive_some(max_bytes))
+    while True:
+        if stream.socket.fileno() < 0:
+            raise trio.ClosedResourceError("this socket is closed")
+        await trio.lowlevel.wait_readable(stream.socket)
+        try:
+            return os.read(stream.socket.fileno(), max_bytes)
+        except BlockingIOError:
+            continue  # woken for nothing
+        except OSError as error:
+            raise trio.BrokenResourceError(f"cannot receive: {error}") from error
+
+
 async def linger(stream: trio.abc.Stream) -> None:
     """Wait a moment for the peer to close, after the last words.
 

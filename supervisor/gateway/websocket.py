@@ -17,7 +17,7 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, Tex
 from wsproto.frame_protocol import CloseReason
 
 from supervisor.errors import PeerError, SessionRefusedError
-from supervisor.gateway.stream import send_now, send_steadily
+from supervisor.gateway.stream import receive_when_ready, send_now, send_steadily
 from supervisor.protocol.closing import EndReason
 from supervisor.session.limiter import TokenBucket
 from supervisor.settings import Settings
@@ -86,20 +86,24 @@ class WebSocket:
                 (`not_utf8`), or too many frames come at once (`rate_limit`).
             PeerError: the frames are wrong.
         """
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
+        waited = False
         while True:
             event = next(self._events, None)
             if event is None:
                 await self._read()
+                waited = True
             elif (message := self._take(event)) is not None:
+                if not waited:  # a flood of messages delays nobody
+                    await trio.lowlevel.cancel_shielded_checkpoint()
                 return message
             else:
-                await trio.lowlevel.checkpoint()  # a flood of frames delays nobody
+                await trio.lowlevel.checkpoint()  # nor does one of other frames
 
     async def _read(self) -> None:
         self._reading = True
         try:
-            data = await self._stream.receive_some(READ_SIZE)
+            data = await receive_when_ready(self._stream, READ_SIZE)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             data = b""
         finally:
@@ -153,24 +157,38 @@ class WebSocket:
     # ------------------------------------------------------------------ out
 
     async def send(self, message: str | bytes) -> None:
-        """Send one message; waits for the peer to take it.
+        """Send one message; waits for the peer to take it. Where it need not wait, nobody else has a turn.
 
         Raises:
             ConnectionLostError: the peer is gone.
             SessionRefusedError: it took nothing for the stall timeout (`slow_consumer`).
         """
         opcode, payload = (TEXT, message.encode()) if isinstance(message, str) else (BINARY, message)
-        async with self._writing:
+        await self._begin_writing()
+        try:
             self._check_writable()
             await self._transmit(_head(opcode, len(payload)), payload)
+        finally:
+            self._writing.release()
 
     async def _write(self, event: Event) -> None:
-        async with self._writing:
+        await self._begin_writing()
+        try:
             answers_close = (
                 isinstance(event, CloseConnection) and self._protocol.state is ConnectionState.REMOTE_CLOSING
             )
             self._check_writable(answers_close)
             await self._transmit(self._protocol.send(event))
+        finally:
+            self._writing.release()
+
+    async def _begin_writing(self) -> None:
+        """As `self._writing.acquire`, but where nobody writes the others need not have a turn first."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        try:
+            self._writing.acquire_nowait()
+        except trio.WouldBlock:
+            await self._writing.acquire()
 
     async def _write_unless_closing(self, event: Event) -> None:
         """Write a frame that has no use any more, and no place, once a goodbye has got ahead of it."""

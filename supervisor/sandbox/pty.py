@@ -14,6 +14,7 @@ import select
 import stat
 import struct
 import termios
+import time
 import warnings
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -27,6 +28,10 @@ MAX_COLUMNS_OR_ROWS: Final = 1000
 _WRITE_CHUNK = 64 * 1024  # bytes written between two looks at other tasks; a PTY buffers less
 
 _FULL_READ = 2048  # bytes; a read that returns so many (of the 4095 that a PTY can hold) is part of a flood
+_FLOOD = 2  # such reads in a row after which a thread reads on
+_TURN = 0.002  # seconds for which a thread collects output before it hands it over
+_MOST = 4096  # bytes; a PTY returns one less at most
+_READERS = trio.CapacityLimiter(2)  # floods that are read at the same time; more take turns
 
 _PTMX = os.makedev(5, 2)  # the device of every UNIX 98 PTY master (ioctl_tty(2), pts(4))
 _TIOCGPTN = 0x80045430  # number of the PTY; works on masters only (ioctl_tty(2))
@@ -121,6 +126,8 @@ class PtyStream:
         os.set_blocking(fd, False)
         self._finished = False
         self._end_of_output = False
+        self._full_reads = 0
+        self._lent = -1  # the descriptor, while a thread reads from it
         self._receiving = OneTaskAtATime("another task is receiving from this PTY")
         self._sending = OneTaskAtATime("another task is sending to this PTY")
 
@@ -143,37 +150,64 @@ class PtyStream:
             raise ValueError("max_bytes must be at least 1")
         with self._receiving:
             await trio.lowlevel.checkpoint_if_cancelled()
-            data = self._read_now(max_bytes)
-            if data is not None:
-                await trio.lowlevel.cancel_shielded_checkpoint()
-                return data
+            if self._full_reads >= _FLOOD:
+                data = await self._receive_flood(max_bytes)
+            else:
+                data = self._read_once(self._fd, max_bytes)
+                if data is not None:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
             while data is None:
                 await self._wait(trio.lowlevel.wait_readable)
-                data = self._read_now(max_bytes)
+                data = self._read_once(self._fd, max_bytes)
+            self._full_reads = self._full_reads + 1 if len(data) >= _FULL_READ else 0
             return data
 
-    def _read_now(self, max_bytes: int) -> bytes | None:
-        """Return what can be read without waiting, `b""` at the end, None when there is nothing yet."""
+    async def _receive_flood(self, max_bytes: int) -> bytes | None:
+        """Return what a thread reads within a turn, `b""` at the end, None when that is nothing.
+
+        A PTY hands out 4 KB at a time, and whoever has emptied it waits (in read(2) as in poll(2), also where
+        it asked not to wait) until a thread of the kernel has moved the next 4 KB there
+        (tty_buffer_flush_work). On a busy machine that takes milliseconds, in which the event loop would
+        serve nobody else.
+        """
         self._check_open()
-        data = self._read_once(max_bytes)
-        if data is None or not _FULL_READ <= len(data) < max_bytes:
-            return data
-        # A flood: take more at once, so that everybody who handles these bytes after us has less to do per
-        # byte.
-        chunks = [data]
-        room = max_bytes - len(data)
-        while room and (data := self._read_once(room)):
-            chunks.append(data)
-            room -= len(data)
-            if len(data) < _FULL_READ:
-                break
-        return b"".join(chunks)
+        fd = self._lent = self._fd
+        try:
+            data = await trio.to_thread.run_sync(self._collect, fd, max_bytes, limiter=_READERS)
+        finally:
+            self._lent = -1
+            if self._fd < 0:
+                os.close(fd)
+        self._check_open()
+        return data
 
-    def _read_once(self, max_bytes: int) -> bytes | None:
+    def _collect(self, fd: int, max_bytes: int) -> bytes | None:
+        chunks: list[bytes] = []
+        room, until = max_bytes, time.monotonic() + _TURN
+        more = select.poll()
+        more.register(fd, select.POLLIN)
+        while room:
+            data = self._read_once(fd, min(room, _MOST))
+            if data == b"":
+                return b"".join(chunks)
+            if data:
+                chunks.append(data)
+                room -= len(data)
+            left = until - time.monotonic()
+            if left <= 0 or ((data is None or len(data) < _FULL_READ) and not more.poll(left * 1000)):
+                break
+        return b"".join(chunks) or None
+
+    def _read_once(self, fd: int, max_bytes: int) -> bytes | None:
+        """Return what can be read without waiting for the program, `b""` at the end, None when there is
+        nothing yet.
+        """
+        if fd < 0:
+            self._check_open()
         if self._end_of_output:
             return b""
         try:
-            data = os.read(self._fd, max_bytes)
+            data = os.read(fd, max_bytes)
         except BlockingIOError:
             # The kernel pushes everything written so far through to the reader before it says this
             # (n_tty_read), so nothing that was written before `finish` is left.
@@ -298,7 +332,8 @@ class PtyStream:
         if fd >= 0:
             if trio.lowlevel.in_trio_run():
                 trio.lowlevel.notify_closing(fd)
-            os.close(fd)
+            if fd != self._lent:
+                os.close(fd)
 
     async def aclose(self) -> None:
         """As `close`, with a checkpoint."""

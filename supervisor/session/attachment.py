@@ -170,28 +170,38 @@ class Attachment:
             SessionRefusedError: output waits, and the client has acknowledged nothing for the stall timeout
                 (`slow_consumer`).
         """
-        await trio.lowlevel.checkpoint()
-        while True:
-            if self._events:
-                return self._events.pop(0)
-            if self._end is not None and self._end.status is None:
-                return self._end
-            if event := self._next_output(max_bytes):
-                return event
-            if self._end is not None and self.window.sent == self.session.scrollback.end:
-                return self._end
-            if (deadline := self._stall_deadline()) == math.inf:
-                await self._wake.park()
-                continue
-            with trio.CancelScope(deadline=deadline) as stall:
-                await self._wake.park()
-            if not stall.cancelled_caught:
-                continue
-            if self.session.input_is_full:
-                # Nothing more is heard from the client meanwhile, so it cannot be blamed.
-                self._stalled_at = None
-            else:
-                raise SessionRefusedError(EndReason.SLOW_CONSUMER.value, "The output was not taken in time.")
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if event := self._next_now(max_bytes):
+            await trio.lowlevel.cancel_shielded_checkpoint()  # a flood delays nobody
+            return event
+        while event is None:
+            await self._woken()
+            event = self._next_now(max_bytes)
+        return event
+
+    async def _woken(self) -> None:
+        if (deadline := self._stall_deadline()) == math.inf:
+            await self._wake.park()
+            return
+        with trio.CancelScope(deadline=deadline) as stall:
+            await self._wake.park()
+        if not stall.cancelled_caught:
+            return
+        if not self.session.input_is_full:
+            raise SessionRefusedError(EndReason.SLOW_CONSUMER.value, "The output was not taken in time.")
+        # Nothing more is heard from the client meanwhile, so it cannot be blamed.
+        self._stalled_at = None
+
+    def _next_now(self, max_bytes: int) -> Event | None:
+        if self._events:
+            return self._events.pop(0)
+        if self._end is not None and self._end.status is None:
+            return self._end
+        if event := self._next_output(max_bytes):
+            return event
+        return (
+            self._end if self._end is not None and self.window.sent == self.session.scrollback.end else None
+        )
 
     def _stall_deadline(self) -> float:
         """When a client that holds up its own output is given up; never, while it does not."""

@@ -50,7 +50,7 @@ class Keyboard:
 
     async def wait_room(self, is_wanted: Callable[[], bool]) -> None:
         """Wait while the queue is full and `is_wanted`."""
-        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint_if_cancelled()
         while self.is_full and is_wanted():
             await self._taken.park()
 

@@ -8,9 +8,11 @@ import struct
 import subprocess
 import sys
 import termios
+import threading
 import tty
 from collections.abc import AsyncIterator, Callable, Iterator
 from fcntl import F_GETFL, F_SETFL, fcntl, ioctl
+from os import read
 from pathlib import Path
 
 import attrs
@@ -286,6 +288,104 @@ async def test_a_megabyte_in_while_the_other_side_floods(pair: Pair) -> None:
             tail = (tail + data)[-100:]
     assert tail.endswith(b"done")
     process.wait(TIMEOUT)
+
+
+@attrs.define
+class Reads:
+    """What reads from PTYs: which threads, and, once `hold` is cleared, not before it is set again."""
+
+    threads: list[int] = attrs.field(factory=list[int])
+    hold: threading.Event = attrs.field(factory=threading.Event)
+    held: threading.Event = attrs.field(factory=threading.Event)
+
+    def __call__(self, fd: int, size: int) -> bytes:
+        self.threads.append(threading.get_ident())
+        if not self.hold.is_set():
+            self.held.set()
+            assert self.hold.wait(TIMEOUT)
+        return read(fd, size)
+
+    async def wait_held(self) -> None:
+        await trio.to_thread.run_sync(self.held.wait, TIMEOUT)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Reads]:
+    reads = Reads()
+    reads.hold.set()
+    monkeypatch.setattr("supervisor.sandbox.pty.os.read", reads)
+    yield reads
+    reads.hold.set()
+
+
+async def _until_a_thread_reads(pair: Pair, reads: Reads) -> int:
+    """Have the PTY flood; return how many bytes that took."""
+    received = 0
+    while reads.threads[-1:] in ([], [threading.get_ident()]):
+        received += len(await pair.stream.receive_some())
+    return received
+
+
+async def test_a_flood_is_read_by_a_thread_and_all_else_is_not(pair: Pair, reads: Reads) -> None:
+    here = threading.get_ident()
+    with pair.start(
+        "sh", "-c", f"head -c {MEGABYTE} /dev/zero; printf end; read x <&0; printf quiet"
+    ) as program:
+        received = b""
+        while not received.endswith(b"end"):
+            received += await pair.stream.receive_some()
+        assert received == bytes(MEGABYTE) + b"end"
+        assert reads.threads[0] == here
+        assert here not in reads.threads[20:-20]
+        async with trio.open_nursery() as nursery:
+
+            async def receive() -> None:
+                assert await pair.stream.receive_some() == b"quiet"
+
+            nursery.start_soon(receive)
+            await wait_all_tasks_blocked(0.05)  # nobody but the event loop waits for what is quiet
+            del reads.threads[:]
+            await pair.stream.send_all(b"\n")
+        assert set(reads.threads) == {here}
+        program.wait()
+
+
+@pytest.mark.parametrize("way", ["close", "cancel", "finish"])
+async def test_what_comes_between_while_a_thread_reads(pair: Pair, reads: Reads, way: str) -> None:
+    """Others go on although the thread does not; the descriptor stays its own until it is back."""
+    with pair.start("yes", "x" * 100) as program:
+        await _until_a_thread_reads(pair, reads)
+        reads.hold.clear()
+        descriptor = pair.stream.fileno()
+        came: list[bytes] = []
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+
+                async def receive() -> None:
+                    try:
+                        while data := await pair.stream.receive_some():
+                            came.append(data)
+                    except trio.ClosedResourceError:
+                        came.append(b"closed")
+
+                nursery.start_soon(receive)
+                await reads.wait_held()
+                {"close": pair.stream.close, "cancel": scope.cancel, "finish": program.kill}[way]()
+                if way == "close":
+                    assert pair.stream.fileno() == -1
+                    os.fstat(descriptor)
+                if way == "finish":
+                    program.wait()
+                    pair.stream.finish()
+                reads.hold.set()
+        assert scope.cancelled_caught == (way == "cancel")
+        assert came[-1] == b"closed" if way == "close" else len(came[-1]) > 0
+        if way == "close":
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                os.fstat(descriptor)
+        else:
+            assert os.fstat(descriptor)
+        program.kill()
 
 
 async def test_a_flood_leaves_room_for_others(pair: Pair) -> None:
