@@ -38,7 +38,7 @@ from supervisor.session.record import Records
 from supervisor.session.registry import SessionRegistry, SessionWatcher
 from supervisor.session.session import Session
 from supervisor.settings import Settings
-from supervisor.webhooks import webhooks
+from supervisor.webhooks import Webhooks, webhooks
 
 log = get_logger(__name__)
 
@@ -56,6 +56,7 @@ class Supervisor:
     gateway: Gateway
     tokens: OneTimeTokens
     monitor: ResourceMonitor
+    hooks: Webhooks | None
 
     @property
     def view(self) -> View:
@@ -123,20 +124,24 @@ async def running(
         house = House(settings, provider, registry, tokens, admit)
         gateway = Gateway(house, pages, successor.detach_listening() if successor else ())
         if successor is not None:
-            await take_over(successor, provider, registry, house)
+            await take_over(successor, provider, registry, house, hooks)
         async with trio.open_nursery() as connections:
             await connections.start(gateway.run)
             if settings.monitoring:
                 connections.start_soon(monitor.run)
             try:
-                yield Supervisor(settings, provider, registry, gateway, tokens, monitor)
+                yield Supervisor(settings, provider, registry, gateway, tokens, monitor, hooks)
             finally:
                 registry.close(EndReason.SHUTDOWN)
                 connections.cancel_scope.cancel()
 
 
 async def take_over(
-    successor: Successor, provider: SandboxProvider, registry: SessionRegistry, house: House
+    successor: Successor,
+    provider: SandboxProvider,
+    registry: SessionRegistry,
+    house: House,
+    hooks: Webhooks | None,
 ) -> None:
     """Get the sessions of the process that runs, and become the server: see docs/lifecycle.md.
 
@@ -152,11 +157,15 @@ async def take_over(
         for each in state.sessions:
             sandbox = able.adopting(each.snapshot.id, each.sandbox)
             unless_taken.callback(sandbox.close)
-            adopted.append((Session.restore(each.snapshot, registry.settings), sandbox))
+            session = Session.restore(each.snapshot, house.settings_of(each.snapshot.profile))
+            adopted.append((session, sandbox))
         await successor.take()
         unless_taken.pop_all()
     # No checkpoint from here on until each session is a task of its own, which nothing can lose any more.
     house.use_keys(state.keys)
+    house.door.remember(state.door)
+    if hooks is not None:
+        hooks.go_on_with(state.events)
     able.inherit(state.names)
     for session, sandbox in adopted:
         registry.adopt(session, sandbox)
@@ -224,7 +233,9 @@ async def serve(settings: Settings, announce: Callable[[str], None], *, takeover
             supervisor.gateway.house.on_redeemed = announce_url
             async with trio.open_nursery() as duties:
                 if able is not None:
-                    giver = Giver(settings, able, supervisor.registry, supervisor.gateway, retire)
+                    giver = Giver(
+                        settings, able, supervisor.registry, supervisor.gateway, retire, supervisor.hooks
+                    )
                     meeting_point = successor.detach_meeting_point() if successor else None
                     await duties.start(giver.run, meeting_point)
                 duties.start_soon(service.keep_alive)

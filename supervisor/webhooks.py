@@ -57,7 +57,7 @@ class Webhooks:
         self._queue: deque[bytes] = deque()
         self._arrived = trio.lowlevel.ParkingLot()
         self._emptied = trio.lowlevel.ParkingLot()
-        self._under_way = False
+        self._under_way: list[bytes] = []
         self.delivered = 0
         self.dropped = 0
 
@@ -111,9 +111,9 @@ class Webhooks:
                 self._emptied.unpark_all()
                 await self._arrived.park()
             body = self._queue.popleft()
-            self._under_way = True
+            self._under_way = [body]
             taken = await self._deliver(body)
-            self._under_way = False
+            self._under_way = []
             if taken:
                 self.delivered += 1
             else:
@@ -141,6 +141,16 @@ class Webhooks:
                 return True
             log.info("a webhook event was not taken", status=answer.status_code, attempt=attempt + 1)
         return False
+
+    def undelivered(self) -> list[str]:
+        """Return the events that another process shall deliver instead, in order. The first may be under way
+        already: it is delivered twice then, with one id."""
+        return [body.decode() for body in (*self._under_way, *self._queue)]
+
+    def go_on_with(self, events: list[str]) -> None:
+        """Deliver what another process has not."""
+        self._queue.extendleft(event.encode() for event in reversed(events))
+        self._arrived.unpark_all()
 
     async def finish(self) -> None:
         """Wait until nothing is queued."""

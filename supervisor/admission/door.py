@@ -13,7 +13,7 @@ have a number of their own, of which the oldest gives way.
 import math
 from collections import Counter, OrderedDict
 from types import TracebackType
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import attrs
 import trio
@@ -24,6 +24,7 @@ from supervisor.errors import SessionRefusedError
 from supervisor.observability.audit import audit_limited
 from supervisor.observability.log import get_logger
 from supervisor.protocol.closing import EndReason
+from supervisor.session.snapshot import from_monotonic, to_monotonic
 from supervisor.settings import Settings
 
 log = get_logger(__name__)
@@ -116,20 +117,40 @@ class Door:
 
     def statistics(self) -> DoorStatistics:
         """Return a snapshot."""
-        tables = {
+        return DoorStatistics(
+            refusals=dict(self.refusals),
+            entries={name: len(table) for name, table in self._tables.items()},
+            evicted=sum(table.evicted for table in self._tables.values()),
+            pending=len(self._pending),
+            addresses=len(self._present),
+            spoofed=self.addresses.spoofed,
+        )
+
+    @property
+    def _tables(self) -> dict[str, RateTable]:
+        return {
             "connections": self._connections,
             "requests": self._requests,
             "failures": self._failures,
             "resumes": self._resumes,
         }
-        return DoorStatistics(
-            refusals=dict(self.refusals),
-            entries={name: len(table) for name, table in tables.items()},
-            evicted=sum(table.evicted for table in tables.values()),
-            pending=len(self._pending),
-            addresses=len(self._present),
-            spoofed=self.addresses.spoofed,
-        )
+
+    def memory(self) -> dict[str, Any]:
+        """Return whom it knows and whom it keeps out, in JSON's terms, for the door of another process of
+        this host."""
+        now = trio.current_time()
+        return {
+            "at": to_monotonic(now),
+            "tables": {name: table.memory(now) for name, table in self._tables.items()},
+            "known": [key.hex() for key in self._known],
+        }
+
+    def remember(self, memory: dict[str, Any]) -> None:
+        """Go on with the `memory` of a door that nobody asks any more."""
+        then = from_monotonic(memory["at"])
+        for name, table in self._tables.items():
+            table.remember(memory["tables"][name], then)
+        self._known.update((bytes.fromhex(key), None) for key in memory["known"])
 
     # ------------------------------------------------------------------ asked by the gateway, in this order
 

@@ -12,12 +12,17 @@ still.
 """
 
 from collections import OrderedDict
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, TypeAlias
 
 MAX_BLOCK: Final = 3600.0
 """Seconds of the longest block."""
 
 _ROUNDING: Final = 1e-9
+
+Remembered: TypeAlias = tuple[str, float, float, int, int]
+"""An entry in JSON's terms: its key in hex, the seconds until it has paid, and until its block is over
+(either may be negative), its blocks in a row, its refusals."""
 
 
 class _Entry:
@@ -102,6 +107,24 @@ class RateTable:
         """Return how often `key` has been refused in its present or last block."""
         entry = self._blocked.get(key)
         return 0 if entry is None else entry.refusals
+
+    def memory(self, now: float) -> list[Remembered]:
+        """Return what it knows, for the table of another process."""
+        return [
+            (key.hex(), entry.paid_at - now, entry.blocked_until - now, entry.strikes, entry.refusals)
+            for table in (self._free, self._blocked)
+            for key, entry in table.items()
+        ]
+
+    def remember(self, memory: Iterable[Remembered], now: float) -> None:
+        """Go on with what another table knew at `now`; this one knows nothing of these keys yet."""
+        for key, paid_in, blocked_for, strikes, refusals in memory:
+            digest = bytes.fromhex(key)
+            entry = self._new(digest)
+            entry.paid_at, entry.blocked_until = now + paid_in, now + blocked_for
+            entry.strikes, entry.refusals = strikes, refusals
+            if blocked_for > 0:
+                self._blocked[digest] = self._free.pop(digest)
 
     def _new(self, key: bytes) -> _Entry:
         if len(self) >= self._size:

@@ -137,6 +137,11 @@ class House:
         self._digest_key = bytes.fromhex(keys["digest"])
         self.tokens.use_keys(keys["tokens"], self.settings.access_token)
 
+    def settings_of(self, profile: str) -> Settings:
+        """Return what holds for sessions of `profile`; the ordinary settings where there is none (any
+        more)."""
+        return self.profiles.get(profile, self.settings)
+
     def close(self, reason: EndReason) -> None:
         """Let nobody wait any longer who has no session."""
         self.closing = reason
@@ -254,7 +259,7 @@ class House:
             return session, True
         key = b"" if client.exempt or identity.bypasses_limits else client.key
         visitor = Visitor(identity.standing, key, identity.profile)
-        settings = self.profiles.get(identity.profile, self.settings)
+        settings = self.settings_of(identity.profile)
         request = LeaseRequest(
             session_id="",
             command=settings.command,

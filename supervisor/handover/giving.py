@@ -26,6 +26,7 @@ from supervisor.sandbox.handing import HandingProvider
 from supervisor.session.registry import SessionRegistry
 from supervisor.session.state import SessionState
 from supervisor.settings import Settings
+from supervisor.webhooks import Webhooks
 
 log = get_logger(__name__)
 
@@ -45,6 +46,7 @@ class Giver:
 
     Attributes:
         settings, provider, registry, gateway: of the running server.
+        hooks: likewise, where it has any.
         retire: called with the successor's process id when nothing is this process's any more; ends it, at
             once.
     """
@@ -54,6 +56,7 @@ class Giver:
     registry: SessionRegistry
     gateway: Gateway
     retire: Callable[[int], Awaitable[None]]
+    hooks: Webhooks | None = None
 
     async def run(
         self,
@@ -190,7 +193,9 @@ class Giver:
         names = self.provider.names()
         for each in sessions:
             names.pop(each.sandbox.name, None)
-        file = write_state(State(sessions, names, self.gateway.house.keys()), note)
+        house = self.gateway.house
+        events = self.hooks.undelivered() if self.hooks else []
+        file = write_state(State(sessions, names, house.keys(), house.door.memory(), events), note)
         try:
             for position in range(0, len(descriptors), MAX_DESCRIPTORS):
                 await channel.send(

@@ -19,7 +19,7 @@ from supervisor.sandbox.handing import HandedSandbox
 from supervisor.sandbox.terminal import ExitStatus
 from supervisor.session.snapshot import SessionSnapshot
 
-VERSION: Final = 1
+VERSION: Final = 2
 _LENGTH = struct.Struct(">Q")
 
 
@@ -39,11 +39,15 @@ class State:
         sessions: that go on.
         names: of containers that do not, and whether each exists for certain.
         keys: by which visitors are recognised: see `House.keys`.
+        door: whom the door knows, and whom it keeps out: see `Door.memory`.
+        events: of webhooks that are not delivered yet.
     """
 
     sessions: list[HandedSession]
     names: dict[str, bool]
     keys: dict[str, Any] = attrs.field(repr=False)
+    door: dict[str, Any] = attrs.field(repr=False)
+    events: list[str] = attrs.field(repr=False)
 
 
 def write_state(state: State, send: Callable[[int], int]) -> int:
@@ -74,7 +78,8 @@ def write_state(state: State, send: Callable[[int], int]) -> int:
         }
         for each in state.sessions
     ]
-    head = json.dumps({"sessions": sessions, "names": state.names, "keys": state.keys}).encode()
+    rest = {"names": state.names, "keys": state.keys, "door": state.door, "events": state.events}
+    head = json.dumps({"sessions": sessions, **rest}).encode()
     file = os.memfd_create("terminal-supervisor-handover", os.MFD_CLOEXEC)
     with os.fdopen(os.dup(file), "wb") as stream:
         stream.writelines([_LENGTH.pack(len(head)), head, *blobs])
@@ -122,6 +127,6 @@ def read_state(file: int, take: Callable[[int], int]) -> State:
             sessions.append(HandedSession(snapshot, handed))
         if position != len(data):
             raise ValueError("its length is not what it says")
-        return State(sessions, head["names"], head["keys"])
+        return State(sessions, head["names"], head["keys"], head["door"], head["events"])
     except (ValueError, KeyError, TypeError, struct.error) as error:
         raise HandoverError(f"the state of the other process cannot be understood: {error!r}") from error

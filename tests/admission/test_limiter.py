@@ -1,5 +1,6 @@
 """Limits of rates: boundaries, bursts, clocks that jump, blocks that grow, and a memory that is bounded."""
 
+import json
 import tracemalloc
 from itertools import pairwise
 
@@ -164,3 +165,24 @@ def test_what_makes_no_sense_is_refused(bad: tuple[int, float, float, int]) -> N
         RateTable(*bad)
     with pytest.raises(ValueError, match="must be positive"):
         Pace(0)
+
+
+def test_a_table_goes_on_with_what_another_one_knew() -> None:
+    """By a clock that began at another moment: what is blocked stays so for as long, and who has spent has
+    spent."""
+    old, new = table(), table()
+    for _ in range(11):
+        old.charge(KEY, 1000.0)
+    for _ in range(9):
+        old.charge(b"busy", 1010.0)
+    memory = json.loads(json.dumps(old.memory(1010.0)))
+    new.remember(memory, 5.0)
+    assert new.blocked(KEY, 5.0) == pytest.approx(50)
+    assert new.blocked(KEY, 5.0) == old.blocked(KEY, 1010.0)
+    assert new.refusals(KEY) == 1
+    assert new.charge(b"busy", 5.0) == 0
+    assert new.charge(b"busy", 5.0) == 60
+    # The second block in a row is twice as long there, too.
+    for _ in range(11):
+        refused = new.charge(KEY, 60.0)
+    assert refused == 120

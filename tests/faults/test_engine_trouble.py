@@ -29,7 +29,15 @@ def directory() -> Iterator[Path]:
 
 @pytest.mark.engine
 @pytest.mark.netns
-@pytest.mark.parametrize("scenario", ["others_meddle", "the_engine_hangs", "the_engine_is_killed"])
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        "others_meddle",
+        "the_engine_hangs",
+        "the_engine_is_killed",
+        "the_engine_restarts_without_live_restore",
+    ],
+)
 def test_trouble(
     request: pytest.FixtureRequest, docker_host: str, workbench_image: str, directory: Path, scenario: str
 ) -> None:

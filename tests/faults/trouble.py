@@ -140,7 +140,8 @@ async def until_ready(one: Supervised, ready: bool) -> None:
 async def stop(one: Supervised) -> None:
     began = trio.current_time()
     one.process.send_signal(signal.SIGTERM)
-    assert await one.process.wait() == 0
+    status = await one.process.wait()
+    assert status == 0, (status, one.log.read_text()[-6000:])
     print(f"SIGTERM: ended after {trio.current_time() - began:.1f} s")
     await one.wait_gone(set())
 
@@ -223,6 +224,30 @@ async def the_engine_is_killed(paths: EnginePaths, directory: Path) -> None:
         await stop(one)
 
 
+async def the_engine_restarts_without_live_restore(paths: EnginePaths, directory: Path) -> None:
+    """An engine without live-restore is stopped in order, and started again."""
+    pid = engine_pid(paths)
+    async with supervised(paths.url, directory, WARM_POOL_SIZE="1") as one, prompt(one) as stays:
+        began = trio.current_time()
+        os.kill(pid, signal.SIGTERM)
+        over = await stays.read_to_end()
+        # The engine tells gates to stop, and a gate that hangs up tells how its command ended.
+        assert over.reason in {"ended", "user-exit"}, over
+        print(f"engine without live-restore stopped: {over.reason} {since(began):.1f} s later")
+        while look_at(pid):
+            await trio.sleep(0.01)
+        await until_ready(one, False)
+        print(f"engine away: a new visitor was refused after {await refused(one):.1f} s")
+        await daemon.launch(paths)
+        while not await answers(paths.url):
+            await trio.sleep(0.1)
+        await until_ready(one, True)
+        async with prompt(one) as visitor:
+            await visitor.echo("new")
+            await leave(visitor)
+        await stop(one)
+
+
 def engine_pid(paths: EnginePaths) -> int:
     pid = daemon.running_pid(paths)
     assert pid is not None
@@ -251,6 +276,11 @@ async def save_image(url: str, archive: Path) -> None:
 
 async def main(scenario: str, directory: Path, url: str) -> None:
     paths = EnginePaths(directory / "data", directory / "run", "ts-trouble0")
+    if scenario.endswith("without_live_restore"):
+        command_line = daemon.command_line
+        daemon.command_line = lambda paths, plan: [
+            word for word in command_line(paths, plan) if word != "--live-restore"
+        ]
     try:
         with trio.fail_after(150):
             await save_image(url, directory / "image.tar")

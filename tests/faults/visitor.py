@@ -1,8 +1,9 @@
 """A visitor: `terminal-supervisor.v1` from the wire's side, with everything that a fault may do to it."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any
 
 import trio
@@ -119,7 +120,11 @@ def _over(closed: ConnectionClosed) -> SessionOverError:
 
 @asynccontextmanager
 async def visit(
-    url: str, *, session_id: str | None = None, offset: int | None = None
+    url: str,
+    *,
+    session_id: str | None = None,
+    offset: int | None = None,
+    credentials: Mapping[str, Any] = MappingProxyType({"token": TOKEN}),
 ) -> AsyncIterator[Visitor]:
     """Connect and authenticate; leaving cuts the connection without a word, as a closed lid does.
 
@@ -127,7 +132,7 @@ async def visit(
         SessionOverError: nobody listens there, or not any more.
     """
     host, port = url.removeprefix("ws://").split("/")[0].split(":")
-    message: dict[str, Any] = {"type": "auth", "token": TOKEN, "cols": 80, "rows": 24}
+    message: dict[str, Any] = {"type": "auth", **credentials, "cols": 80, "rows": 24}
     if session_id is not None:
         message["sessionId"] = session_id
     if offset is not None:

@@ -129,6 +129,24 @@ async def test_events_are_signed_and_tried_again_in_order(autojump_clock: Clock)
             assert one.id.encode() not in request.content
 
 
+async def test_another_process_delivers_what_this_one_has_not(autojump_clock: Clock) -> None:
+    """In order, the one under way first, which may be delivered twice: with one id."""
+    async with told([204, *[0] * 100]) as (hooks, requests), told([]) as (next_hooks, next_requests):
+        one = session()
+        for event in (hooks.session_started, hooks.session_started, hooks.session_removed):
+            event(one)
+        with trio.fail_after(10):
+            while len(requests) < 2:
+                await trio.sleep(0.1)
+        next_hooks.session_started(one)
+        next_hooks.go_on_with(hooks.undelivered())
+        with trio.fail_after(10):
+            await next_hooks.finish()
+        bodies = [json.loads(request.content) for request in next_requests]
+        assert [body["event"] for body in bodies] == ["session.started", "session.ended", "session.started"]
+        assert bodies[0] == json.loads(requests[1].content)
+
+
 async def test_a_receiver_that_is_away_costs_a_bounded_queue(autojump_clock: Clock) -> None:
     async with told([503] * 10_000, webhook_queue=5) as (hooks, requests):
         for _ in range(100):

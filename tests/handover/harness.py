@@ -8,10 +8,11 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
-from faults.supervised import LIFELINES, environment, is_running
+from faults.supervised import LIFELINES, TOKEN, environment, is_running
 from faults.visitor import SessionOverError, Visitor, visit
 
 PROGRAM = Path(__file__).with_name("program.py")
@@ -88,8 +89,9 @@ class Faithful:
         lost: whether it got another session than it had.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, **credentials: Any) -> None:
         self.url = url
+        self._credentials = credentials or {"token": TOKEN}
         self.text = bytearray()
         self.returns = 0
         self.lost = False
@@ -103,7 +105,10 @@ class Faithful:
         while self.over is None:
             try:
                 async with visit(
-                    self.url, session_id=self._session_id, offset=self._offset or None
+                    self.url,
+                    session_id=self._session_id,
+                    offset=self._offset or None,
+                    credentials=self._credentials,
                 ) as self._visitor:
                     await self._read(self._visitor, task_status)
             except SessionOverError as over:

@@ -1,6 +1,7 @@
 """The hand-over between real processes, with sessions of provider `local`: who has the sessions, whatever
 dies."""
 
+import json
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 from faults.supervised import is_running
+from gateway.harness import SECRET, signed
 
 from handover.harness import Faithful, Server, directories, keepers, server, until
 
@@ -192,6 +194,55 @@ async def test_a_server_that_is_told_to_stop_in_the_middle_stops(tmp_path: Path)
         nursery.cancel_scope.cancel()
 
 
+async def test_a_profile_and_events_that_nobody_took_go_over(tmp_path: Path) -> None:
+    """A session keeps its profile's timeouts; what a webhook's receiver had refused is told by the next
+    process."""
+    (tmp_path / "profiles").write_text("[brief]\nTERMINAL_IDLE_TIMEOUT_MS = 3000\n")
+    events: list[str] = []
+    taking = False
+
+    async def receive(stream: trio.abc.Stream) -> None:
+        async with stream:
+            request = b""
+            while not request.endswith(b"}"):  # the end of the body, which is one JSON object
+                request += await stream.receive_some()
+            if taking:
+                events.append(json.loads(request.split(b"\r\n\r\n")[1])["event"])
+            status = b"204 No Content" if taking else b"503 Not Now"
+            await stream.send_all(
+                b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            )
+
+    async with trio.open_nursery() as nursery:
+        listeners = await nursery.start(partial(trio.serve_tcp, receive, 0, host="127.0.0.1"))
+        settings = {
+            "TERMINAL_SERVER_SIGNING_SECRET": SECRET,
+            "PROFILES_FILE": str(tmp_path / "profiles"),
+            "WEBHOOK_URL": f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}/",
+            "WEBHOOK_SECRET": "a-webhook-secret-0123",
+            "LOCAL_ACCESS_TOKEN": "",
+        }
+        async with first(tmp_path, **settings) as one:
+            visitor = Faithful(one.url, **signed(profile="brief"))
+            await nursery.start(visitor.run)
+            await visitor.wait_for(b"$ ")
+            async with second(tmp_path, one, **settings) as other:
+                await other.wait_open()
+                assert await one.ended() == 0
+                taking = True
+                await visitor.type(b"echo af''ter\r")
+                await visitor.wait_for(b"after\r")
+                await until(lambda: visitor.over is not None)
+                assert visitor.over
+                assert visitor.over.code == 4002, "idle, after the profile's 3 seconds"
+                assert visitor.returns == 2, "sent away once, and ended once"
+                await until(lambda: len(events) >= 2)
+                assert events == ["session.started", "session.ended"]
+                other.process.send_signal(signal.SIGTERM)
+                assert await other.ended() == 0
+        nursery.cancel_scope.cancel()
+
+
 async def test_what_cannot_be_taken_over_is_said_in_a_sentence(tmp_path: Path) -> None:
     with trio.fail_after(TIMEOUT):
         async with server(tmp_path, "demo", "--port", "1", "--takeover") as other:
@@ -203,7 +254,7 @@ async def test_what_cannot_be_taken_over_is_said_in_a_sentence(tmp_path: Path) -
             assert other.log_has("HOST is '127.0.0.1' in the running server")
         async with second(tmp_path, one, VERSION_OF_HANDOVER="99") as other:
             assert await other.ended() == EXIT_NOT_TAKEN_OVER
-            assert other.log_has("speaks version 1 of the hand-over, and the new one version 99")
+            assert other.log_has("speaks version 2 of the hand-over, and the new one version 99")
         assert one.process.returncode is None
 
 
