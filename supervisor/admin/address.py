@@ -1,7 +1,12 @@
 """Where the admin listener is: `ADMIN_LISTEN`, for those who listen and for those who ask."""
 
+import errno
 import ipaddress
 import os
+import socket
+import stat
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +18,9 @@ from supervisor.settings import Settings
 
 AUTO: Final = "auto"
 NONE: Final = "none"
+STALE_AFTER: Final = 10.0
+"""Seconds between the making of a socket and the first look whether anybody listens: its maker may be about
+to."""
 
 
 @attrs.frozen
@@ -68,7 +76,8 @@ def admin_address(settings: Settings, port: int | None = None) -> AdminAddress |
 
 
 def admin_directory() -> Path:
-    """Return the directory of the sockets that `auto` means, made when missing: this user's alone.
+    """Return the directory of the sockets that `auto` means, made when missing, cleared of the sockets of
+    supervisors that were killed: this user's alone.
 
     Raises:
         ConfigurationError: it cannot be made, or somebody else could reach into it.
@@ -86,4 +95,18 @@ def admin_directory() -> Path:
     except OSError as error:
         raise ConfigurationError(f"ADMIN_LISTEN=auto: cannot make {directory}: {error}") from error
     require_private(directory)
+    remove_dead_sockets(directory)
     return directory
+
+
+def remove_dead_sockets(directory: Path) -> None:
+    """Remove the sockets in `directory` at which nobody listens, and nobody is about to."""
+    for path in directory.iterdir():
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as visitor:
+            found = path.lstat()
+            if not stat.S_ISSOCK(found.st_mode) or found.st_mtime > time.time() - STALE_AFTER:
+                continue
+            visitor.setblocking(False)
+            refused = visitor.connect_ex(os.fspath(path)) == errno.ECONNREFUSED
+            if refused and path.lstat().st_ino == found.st_ino:  # else a successor's has taken its place
+                path.unlink()

@@ -50,6 +50,18 @@ class LiveNumbers:
             yield _total(
                 "pool_replaced", "Sandboxes that nobody claimed: too old, or dead.", numbers.replaced
             )
+            usages = pool.usages()
+            memory = {
+                "use": sum(usage.memory for usage in usages),
+                "limit": sum(usage.memory_limit for usage in usages),
+            }
+            told = "Memory of the sandboxes that wait: in use, and what their limits allow."
+            yield _gauges("pool_memory_bytes", told, "of", memory)
+            yield _plain(
+                "pool_cpu_seconds",
+                "CPU time of the sandboxes that wait, since each one's start.",
+                sum(usage.cpu_seconds for usage in usages),
+            )
             leases = {"warm": numbers.warm, "cold": numbers.cold}
             yield _totals("leases", "Leases, by kind of start.", "start", leases)
         yield from self._containers()

@@ -72,6 +72,11 @@ def session_table(sessions: list[dict[str, Any]], selected: int = -1) -> Table:
     return table
 
 
+def _pool(pool: dict[str, Any]) -> str:
+    """Return how many wait, of how many, and what they use: `2/2 5.1M 0.12s CPU`."""
+    return f"{pool['waiting']}/{pool['size']} {size(pool['memory_bytes'])} {pool['cpu_seconds']:.2f}s CPU"
+
+
 def duration(seconds: float) -> str:
     """Return seconds as people read them: `59s`, `12m`, `3h05`."""
     if seconds < 60:
@@ -175,7 +180,7 @@ class Top:
         head = (
             f"{stats['sessions']['open']} of {stats['sessions']['limit']} sessions   "
             f"{stats['sessions']['viewers']} viewers   {stats['connections']['open']} connections   "
-            + (f"pool {pool['waiting']}/{pool['size']}   " if pool else "")
+            + (f"pool {_pool(pool)}   " if pool else "")
             + f"up {duration(stats['uptime_seconds'])}"
         )
         rows = max(self._console.height - 4, 1)

@@ -92,10 +92,19 @@ class View:
                 "viewers": sum(each.viewers + each.writers for each in sessions),
             },
             "connections": {"open": self.gateway.connections, "limit": self.settings.max_connections},
-            "pool": attrs.asdict(self.pool.statistics()) if self.pool else None,
+            "pool": {**attrs.asdict(self.pool.statistics()), **_pool_usage(self.pool)} if self.pool else None,
             "cleanup": attrs.asdict(self.docker.containers.pending.statistics()) if self.docker else None,
             "containers": dict(self.reconciler.states) if self.reconciler else None,
         }
+
+
+def _pool_usage(pool: WarmPool) -> dict[str, object]:
+    usages = pool.usages()
+    return {
+        "memory_bytes": sum(usage.memory for usage in usages),
+        "memory_limit_bytes": sum(usage.memory_limit for usage in usages),
+        "cpu_seconds": round(sum(usage.cpu_seconds for usage in usages), 3),
+    }
 
 
 def _usage(watched: Watched | None) -> dict[str, object] | None:

@@ -53,11 +53,16 @@ class Estate:
             "guard": [send(each) for each in self.guard.descriptors()] if self.guard else None,
         }
 
-    def new_guard(self, docker_host: str, audit_log: str) -> Guard:
-        """Return the guard, not started where it is not running yet."""
+    def new_guard(self, docker_host: str, longest_life: float, audit_log: str) -> Guard:
+        """Return the guard, not started where it is not running yet. See `Guard`."""
         inherited, self.guard_inherited = self.guard_inherited, None
         self.guard = Guard(
-            docker_host, self.identity.instance, self.directory, inherited=inherited, audit_log=audit_log
+            docker_host,
+            self.identity.instance,
+            self.directory,
+            longest_life=longest_life,
+            inherited=inherited,
+            audit_log=audit_log,
         )
         return self.guard
 

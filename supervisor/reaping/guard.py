@@ -24,8 +24,10 @@ PARALLEL: Final = 8
 """Removals at once."""
 RETRY_PAUSE: Final = 1.0
 """Seconds between two looks at the engine."""
-GIVE_UP_AFTER: Final = 3600.0
-"""Seconds without an answer from the engine after which the guard leaves the rest to the next supervisor."""
+GIVE_UP_MARGIN: Final = 600.0
+"""Seconds without an answer from the engine, beyond the longest life of a container, after which the guard
+leaves the rest to the next supervisor: by then all have ended by themselves, graces included, and are at most
+listed."""
 CALL_TIMEOUT: Final = 30.0
 """Seconds for one call of the engine."""
 IGNORED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -41,6 +43,7 @@ class Guard:
         instance: whose containers to remove.
         directory: to remove with them, once the ends of the sessions that it has records of are told.
         audit_log: where to: see `configure_audit`.
+        longest_life: seconds that a container may wait and then serve a session.
         inherited: the pipe of a guard that watches already, and a pidfd of its process; owned from now on.
 
     Attributes:
@@ -56,10 +59,13 @@ class Guard:
         instance: str,
         directory: Path | None = None,
         *,
+        longest_life: float = 3600.0,
         inherited: tuple[int, int] | None = None,
         audit_log: str = "true",
     ) -> None:
-        self._arguments = [docker_host, instance, audit_log, *([str(directory)] if directory else [])]
+        self._arguments = [docker_host, instance, str(longest_life), audit_log]
+        if directory:
+            self._arguments.append(str(directory))
         self._pipe: int | None = None
         self._process: int | None = None
         if inherited is not None:
@@ -156,10 +162,11 @@ async def keep_guard(
 
 def main() -> None:
     """Wait for the end of the pipe on standard input, then remove. Arguments: the engine's address, the
-    instance, where audit events go, and the instance's directory, if it has one."""
+    instance, its containers' longest life, where audit events go, and the instance's directory, if it has
+    one."""
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
-    docker_host, instance, audit_log, *directories = sys.argv[1:]
+    docker_host, instance, longest_life, audit_log, *directories = sys.argv[1:]
     farewell = os.read(0, 1) == FAREWELL
     if not farewell:
         import trio
@@ -171,23 +178,24 @@ def main() -> None:
 
         configure_logging("json", "info")
         configure_audit(audit_log)
-        trio.run(_remove_all, docker_host, instance)
+        trio.run(_remove_all, docker_host, instance, float(longest_life) + GIVE_UP_MARGIN)
         remove_groups_of(instance)
         for directory in directories:
             remove_dead_directory(Path(directory))
 
 
-async def _remove_all(docker_host: str, instance: str) -> None:
-    """Remove the instance's containers until two lists in a row are empty: a create may have been under
-    way."""
+async def _remove_all(docker_host: str, instance: str, patience: float) -> None:
+    """Remove the instance's containers until two lists in a row are empty: a create may have been under way.
+    Gives up after `patience` seconds without an answer from the engine."""
     import trio
 
     from supervisor.engine import Docker, DockerError
+    from supervisor.observability.audit import audit
     from supervisor.sandbox.identity import LABEL_INSTANCE
 
     removed, empty_lists = 0, 0
     limiter = trio.CapacityLimiter(PARALLEL)
-    give_up = trio.current_time() + GIVE_UP_AFTER
+    give_up = trio.current_time() + patience
 
     async def remove(container: str) -> None:
         nonlocal removed
@@ -206,10 +214,11 @@ async def _remove_all(docker_host: str, instance: str) -> None:
                 )
             except DockerError:
                 if trio.current_time() > give_up:
+                    audit("guard gave up", "critical", instance=instance[:8], seconds=round(patience))
                     break
                 await trio.sleep(RETRY_PAUSE)
                 continue
-            give_up = trio.current_time() + GIVE_UP_AFTER
+            give_up = trio.current_time() + patience
             empty_lists = 0 if found else empty_lists + 1
             async with trio.open_nursery() as nursery:
                 for container in found:

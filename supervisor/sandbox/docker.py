@@ -297,7 +297,7 @@ class DockerProvider:
     def usage(self, session_id: str) -> Usage | None:
         """See `MeasuringProvider`."""
         sandbox = self.occupied.get(session_id)
-        return sandbox.cgroups.read() if sandbox and sandbox.cgroups else None
+        return sandbox.usage() if sandbox else None
 
     def usage_of_all(self) -> tuple[Usage, Budget] | None:
         """See `MeasuringProvider`."""

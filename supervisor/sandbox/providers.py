@@ -122,6 +122,12 @@ def _watched(guard: Guard, pending: PendingRemovals, estate: Estate) -> Generato
         guard.close()
 
 
+def _longest_life(settings: Settings) -> float:
+    """Return the seconds that a container may wait and then serve a session, graces and margins left out."""
+    kinds = (settings, *read_profiles(settings).values())
+    return settings.warm_pool_max_age + max(kind.max_duration for kind in kinds)
+
+
 @asynccontextmanager
 async def open_docker_provider(
     settings: Settings, estate: Estate | None = None, *, verify: bool = True
@@ -146,7 +152,7 @@ async def open_docker_provider(
     with _own_estate(estate) as own:
         async with AsyncExitStack() as stack, docker, trio.open_nursery() as nursery:
             try:
-                guard = own.new_guard(docker.docker_host, settings.audit_log)
+                guard = own.new_guard(docker.docker_host, _longest_life(settings), settings.audit_log)
                 stack.enter_context(_watched(guard, pending, own))
                 await nursery.start(keep_guard, guard, lambda: own.shared)
                 engine = await read_engine(docker, settings)

@@ -14,7 +14,7 @@ from supervisor.measures import Measure
 from supervisor.sandbox.inside import UNSEEN, Judged
 from supervisor.sandbox.leaving import Gate, SandboxTerminal, claimed
 from supervisor.sandbox.terminal import LeaseRequest
-from supervisor.sandbox.usage import Cgroups
+from supervisor.sandbox.usage import Cgroups, Usage
 from supervisor.sandbox.waiting import Fitness
 
 
@@ -65,6 +65,10 @@ class Sandbox:
                 del self._occupied[request.session_id]
                 if self.cgroups and (peak := self.cgroups.peak_memory()):
                     request.facts.peak_memory = peak
+
+    def usage(self) -> Usage | None:
+        """Return what it uses now; None where this host does not show it."""
+        return self.cgroups.read() if self.cgroups else None
 
     @property
     def verified(self) -> Mapping[Measure, tuple[str, ...]]:

@@ -52,5 +52,12 @@ async def test_every_metric_is_documented_and_no_other() -> None:
     documented = set(re.findall(r"`(\w+)[`{]", cells))
     plain = {re.sub("_(total|bucket|sum|count)$", "", name) for name in await existing()}
     process = {name for name in plain if name.startswith("process_")}
-    more = {"pool_replaced", "cleanup_removed", "cleanup_failed_attempts", "reconciler_removed"}
+    more = {
+        "pool_replaced",
+        "pool_memory_bytes",
+        "pool_cpu_seconds",
+        "cleanup_removed",
+        "cleanup_failed_attempts",
+        "reconciler_removed",
+    }
     assert (plain - process) | more == documented

@@ -1,5 +1,6 @@
 """Whose containers go and whose stay: the rules as a table, and on a real engine."""
 
+import json
 import os
 import secrets
 import signal
@@ -15,7 +16,7 @@ import pytest
 import trio
 
 from supervisor.engine import Docker, DockerContainer, DockerError
-from supervisor.reaping.guard import Guard, keep_guard
+from supervisor.reaping.guard import GIVE_UP_MARGIN, Guard, keep_guard
 from supervisor.reaping.liveness import Liveness, is_alive
 from supervisor.reaping.reconciler import CLOCK_SKEW, Reconciler, Verdict, judge
 from supervisor.sandbox.identity import LABEL_DEADLINE, LABEL_INSTANCE, Identity, this_process
@@ -200,3 +201,23 @@ async def test_a_dead_guard_is_replaced_and_holds_nothing_else() -> None:
             guard.farewell()
             guard.close()
             nursery.cancel_scope.cancel()
+
+
+async def test_a_guard_whose_engine_never_returns_gives_up_and_says_so(tmp_path: Path) -> None:
+    """After the longest life of a container and a margin; its directory goes, the next start has the rest."""
+    audit_log, directory = tmp_path / "audit", tmp_path / "instance-of-nobody"
+    directory.mkdir()
+    guard = Guard(
+        "unix:///nowhere.sock",
+        "0" * 32,
+        directory,
+        longest_life=0.5 - GIVE_UP_MARGIN,
+        audit_log=str(audit_log),
+    )
+    with trio.fail_after(30):
+        process = guard.start()
+        guard.close()
+        assert await trio.to_thread.run_sync(process.wait) == 0
+    assert not directory.exists()
+    [event] = [json.loads(line) for line in audit_log.read_text().splitlines()]
+    assert (event["event"], event["severity"], event["instance"]) == ("guard gave up", "critical", "0" * 8)

@@ -15,6 +15,7 @@ from supervisor.sandbox.identity import LABEL_INSTANCE
 from supervisor.sandbox.pool import CLAIM_MARGIN, HEAD_START, LONGEST_BACK_OFF, WarmPool
 from supervisor.sandbox.providers import open_docker_provider
 from supervisor.sandbox.terminal import LeaseRequest, Terminal
+from supervisor.sandbox.usage import Usage
 from supervisor.settings import Settings
 from supervisor.testing.checkpoints import cancel_at_every_checkpoint
 from supervisor.testing.memory import MemoryProvider, MemoryTerminal
@@ -31,6 +32,9 @@ class MemorySandbox:
         self.claimable = True
         self.watched = 0
         self.request: LeaseRequest | None = None
+
+    def usage(self) -> Usage | None:
+        return None
 
     async def wait_lost(self) -> None:
         self.watched += 1
