@@ -35,15 +35,20 @@ class DockerContainers:
         return [DockerContainer(self.docker, **each) for each in cast("list[JSON]", data)]
 
     async def create(
-        self, config: JSON, *, name: str | None = None, timeout: Timeout = SENTINEL
+        self,
+        config: JSON,
+        *,
+        name: str | None = None,
+        timeout: Timeout = SENTINEL,
+        patience: float | None = None,
     ) -> DockerContainer:
         """Create a container from a configuration as in the Engine API; it does not run yet.
 
         The result has `container["Warnings"]`: what the engine did otherwise than asked.
 
         Cancellation: either you get the container or it is removed again, for which cancelling waits for the
-        engine's answer. Only if that does not come within `undo.PATIENCE` seconds, or the deadline passes, or
-        the connection breaks, may it exist: choose the `name`, and delete by name.
+        engine's answer. Only if that does not come within `patience` seconds (`undo.PATIENCE`), or the
+        deadline passes, or the connection breaks, may it exist: choose the `name`, and delete by name.
         """
 
         async def create() -> DockerContainer:
@@ -54,7 +59,7 @@ class DockerContainers:
             container.created_with_tty(bool(config.get("Tty")))
             return container
 
-        return await all_or_nothing(create, lambda container: container.delete(force=True, v=True))
+        return await all_or_nothing(create, lambda container: container.delete(force=True, v=True), patience)
 
     async def create_or_replace(
         self, name: str, config: JSON, *, timeout: Timeout = SENTINEL

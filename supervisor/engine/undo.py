@@ -22,11 +22,16 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-async def all_or_nothing(create: Callable[[], Awaitable[T]], undo: Callable[[T], Awaitable[object]]) -> T:
+async def all_or_nothing(
+    create: Callable[[], Awaitable[T]],
+    undo: Callable[[T], Awaitable[object]],
+    patience: float | None = None,
+) -> T:
     """Return what `create` makes; when cancelled, `undo` it.
 
-    Cancellation waits for up to `PATIENCE` seconds for an answer, and as long for `undo`. If the engine does
-    not answer in that time, the thing may exist: choose its name beforehand, and clean up by name.
+    Cancellation waits for up to `patience` seconds (`PATIENCE`) for an answer, and as long for `undo`. If the
+    engine does not answer in that time, the thing may exist: choose its name beforehand, and clean up by
+    name.
     """
     await trio.lowlevel.checkpoint()
     made: list[T] = []
@@ -34,7 +39,7 @@ async def all_or_nothing(create: Callable[[], Awaitable[T]], undo: Callable[[T],
     try:
         async with trio.open_nursery() as nursery:
             with trio.CancelScope(shield=True) as request:
-                nursery.start_soon(_hurry, request)
+                nursery.start_soon(_hurry, request, PATIENCE if patience is None else patience)
                 try:
                     made.append(await create())
                 except Exception as error:  # not inside the nursery, which would wrap it in a group
@@ -50,11 +55,11 @@ async def all_or_nothing(create: Callable[[], Awaitable[T]], undo: Callable[[T],
     return made[0]
 
 
-async def _hurry(request: trio.CancelScope) -> None:
+async def _hurry(request: trio.CancelScope, patience: float) -> None:
     try:
         await trio.sleep_forever()
     finally:
-        request.deadline = min(request.deadline, trio.current_time() + PATIENCE)
+        request.deadline = min(request.deadline, trio.current_time() + patience)
 
 
 async def _undo(made: T, undo: Callable[[T], Awaitable[object]]) -> None:

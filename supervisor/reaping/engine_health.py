@@ -13,7 +13,13 @@ from typing import Final, final
 
 import trio
 
-from supervisor.engine import Docker, DockerConnectionError, DockerError, DockerTimeoutError
+from supervisor.engine import (
+    Docker,
+    DockerConnectionError,
+    DockerError,
+    DockerTimeoutError,
+    DockerUnreachableError,
+)
 from supervisor.observability.log import get_logger
 
 log = get_logger(__name__)
@@ -44,15 +50,20 @@ class EngineHealth:
         problem: why no container can be started now: that, or what a need lacks; None when all is well.
         returned_at: when the engine last came back after it had been away.
         on_return: called when the engine answers again after it did not.
+        on_restart: called before these when meanwhile nothing was there that took a connection.
     """
 
     def __init__(self, docker: Docker) -> None:
         self._docker = docker
+        # Elsewhere a connection costs a handshake, or a process.
+        self._connects = docker.docker_host.startswith("unix:")
         self.needs: list[Need] = []
         self.away: str | None = None
         self.problem: str | None = None
         self.returned_at = -math.inf
         self.on_return: list[Callable[[], None]] = []
+        self.on_restart: list[Callable[[], None]] = []
+        self._unreachable = False
         self._answered_at = -math.inf
         self._asked = False
         self._woken = trio.Event()
@@ -86,7 +97,8 @@ class EngineHealth:
         self._woken.set()
 
     async def confirm(self) -> str | None:
-        """Return `problem`, as of `FRESH` seconds ago at most. Takes `PROBE_TIMEOUT` at worst."""
+        """Return `problem`, as of `FRESH` seconds ago at most. With an engine that stops answering it takes
+        `INTERVAL_WATCHED` and `PROBE_TIMEOUT` at worst."""
         await trio.lowlevel.checkpoint()
         if self.away is None and trio.current_time() > self._answered_at + FRESH:
             self.ask()
@@ -109,28 +121,57 @@ class EngineHealth:
 
     async def _probe(self) -> None:
         try:
-            await self._docker.system.ping(timeout=PROBE_TIMEOUT)
+            await self._docker.system.ping(timeout=PROBE_TIMEOUT, connect=self._connects)
         except DockerError as error:
-            self._set_away(_explanation(error))
+            self._set_away(error)
             return
         self._answered_at = trio.current_time()
         if self.away is not None:
             log.info("the engine answers again")
             self.away = None
             self.returned_at = trio.current_time()
-            for act in self.on_return:
+            for act in (*(self.on_restart if self._unreachable else ()), *self.on_return):
                 act()
-        problem = None
-        for need in self.needs:
-            try:
-                problem = problem or await need()
-            except DockerError as error:
-                self._set_away(_explanation(error))
-                return
-        self._set_problem(problem)
+            self._unreachable = False
+        try:
+            self._set_problem(await self._lacking())
+        except DockerError as error:
+            self._set_away(error)
 
-    def _set_away(self, problem: str) -> None:
-        self.away = problem
+    async def _lacking(self) -> str | None:
+        """Return what the first need lacks; the engine is asked for a sign of life while it looks.
+
+        Raises:
+            DockerError: there was none, or no answer about the need.
+        """
+        problem: str | None = None
+        failure: DockerError | None = None
+        async with trio.open_nursery() as nursery:
+
+            async def watch() -> None:
+                nonlocal failure
+                while failure is None:
+                    await trio.sleep(INTERVAL_WATCHED)
+                    try:
+                        await self._docker.system.ping(timeout=PROBE_TIMEOUT, connect=self._connects)
+                    except DockerError as error:
+                        failure = error
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(watch)
+            try:
+                for need in self.needs:
+                    problem = problem or await need()
+            except DockerError as error:  # kept out of the nursery, which would wrap it
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return problem
+
+    def _set_away(self, error: DockerError) -> None:
+        self._unreachable = self._unreachable or isinstance(error, DockerUnreachableError)
+        self.away = problem = _explanation(error)
         self._set_problem(problem)
         for wait in self._waits:
             wait.cancel()

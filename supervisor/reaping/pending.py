@@ -83,6 +83,7 @@ class _Entry:
     next_try: float = math.inf
     pause: float = FIRST_PAUSE
     doubt_until: float = -math.inf
+    cut_off: bool = False
     started: bool = False
     created: bool = False
     busy: bool = False
@@ -167,9 +168,18 @@ class PendingRemovals:
         """
         self._entries[name].started = True
 
-    def mark_doubtful(self, name: str) -> None:
-        """Note that a create call got no answer: the container may yet appear."""
-        self._entries[name].doubt_until = trio.current_time() + DOUBT_TIME
+    def mark_doubtful(self, name: str, *, cut_off: bool = False) -> None:
+        """Note that a create call got no answer: the container may yet appear. `cut_off`: it was the engine
+        that ended the connection, which it does when it ends itself."""
+        entry = self._entries[name]
+        entry.doubt_until, entry.cut_off = trio.current_time() + DOUBT_TIME, cut_off
+
+    def trust_restarted_engine(self) -> None:
+        """Note that the engine is another process now: what it does not know of the calls that the old one
+        has cut off will not appear any more."""
+        for entry in self._entries.values():
+            if entry.cut_off:
+                entry.doubt_until = -math.inf
 
     async def remove(self, name: str) -> bool:
         """Make one attempt at removing `name`, which its lease has no use for any more, and return whether it

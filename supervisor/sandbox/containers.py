@@ -123,11 +123,19 @@ class HardenedContainer:
         containers = self.site.docker.containers
         with self.site.health.patience(shield=True) as patience:
             try:
-                self.engine = await containers.create(self._config, name=self.name, timeout=CREATE_TIMEOUT)
+                self.engine = await containers.create(
+                    self._config,
+                    name=self.name,
+                    timeout=CREATE_TIMEOUT,
+                    patience=0,  # who cancels knows that there is no answer to wait for
+                )
             except DockerUnreachableError:
                 self._pending.forget(self.name)
                 raise
-            except (DockerConnectionError, DockerTimeoutError, trio.Cancelled):
+            except DockerConnectionError:
+                self._pending.mark_doubtful(self.name, cut_off=True)
+                raise
+            except (DockerTimeoutError, trio.Cancelled):
                 self._pending.mark_doubtful(self.name)
                 raise
             self._pending.mark_created(self.name)

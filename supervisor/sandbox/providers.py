@@ -147,6 +147,8 @@ async def open_docker_provider(
     health = EngineHealth(docker)
     pending = PendingRemovals(docker.containers.container, health.patience)
     health.on_return.append(pending.hurry)
+    if docker.docker_host.startswith("unix:"):  # elsewhere it may have been the network
+        health.on_restart.append(pending.trust_restarted_engine)
     failure: ConfigurationError | None = None
     # All of this before the first container: others would take that for left over, and it needs its guard.
     with _own_estate(estate) as own:

@@ -36,6 +36,8 @@ def directory() -> Iterator[Path]:
         "the_engine_hangs",
         "the_engine_is_killed",
         "the_engine_restarts_without_live_restore",
+        "the_socket_vanishes",
+        "the_disk_is_full",
     ],
 )
 def test_trouble(
@@ -44,7 +46,7 @@ def test_trouble(
     if os.geteuid() != 0 or not all(find_program(name) for name in ("dockerd", "ip", "iptables", "unshare")):
         conftest.missing(request, "an engine of the tests' own takes root, dockerd, iproute2 and iptables")
     result = subprocess.run(
-        ["unshare", "--net", sys.executable, str(TROUBLE), scenario, str(directory), docker_host],
+        ["unshare", "--net", "--mount", sys.executable, str(TROUBLE), scenario, str(directory), docker_host],
         env={**os.environ, "PYTHONPATH": str(TROUBLE.parents[1])},
         capture_output=True,
         text=True,

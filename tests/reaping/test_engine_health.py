@@ -5,11 +5,19 @@ from contextlib import asynccontextmanager
 from typing import cast
 
 import attrs
+import pytest
 import trio
 from trio.testing import MockClock
 
-from supervisor.engine import Docker, DockerConnectionError, DockerTimeoutError
-from supervisor.reaping.engine_health import FRESH, INTERVAL, INTERVAL_WATCHED, PROBE_TIMEOUT, EngineHealth
+from supervisor.engine import Docker, DockerTimeoutError, DockerUnreachableError
+from supervisor.reaping.engine_health import (
+    FRESH,
+    INTERVAL,
+    INTERVAL_WATCHED,
+    NEED_TIMEOUT,
+    PROBE_TIMEOUT,
+    EngineHealth,
+)
 
 
 @attrs.define
@@ -17,18 +25,19 @@ class Engine:
     hangs: bool = False
     away: bool = False
     asked: int = 0
+    docker_host: str = "unix:///here"
 
     @property
     def system(self) -> "Engine":
         return self
 
-    async def ping(self, *, timeout: float) -> None:
+    async def ping(self, *, timeout: float, connect: bool) -> None:
         self.asked += 1
         await trio.sleep(timeout if self.hangs else 0.001)
         if self.hangs:
             raise DockerTimeoutError("no answer")
         if self.away:
-            raise DockerConnectionError("nobody there")
+            raise DockerUnreachableError("nobody there")
 
 
 @asynccontextmanager
@@ -94,6 +103,23 @@ async def test_an_engine_that_is_away_is_noticed_by_itself_and_so_is_its_return(
         assert health.away is None
 
 
+@pytest.mark.parametrize("ended", [True, False])
+async def test_an_engine_that_took_no_connections_was_started_again(
+    autojump_clock: MockClock, ended: bool
+) -> None:
+    engine = Engine()
+    calls: list[str] = []
+    async with watched(engine) as health:
+        health.on_restart.append(lambda: calls.append("restart"))
+        health.on_return.append(lambda: calls.append("return"))
+        for _ in range(2):
+            engine.away, engine.hangs = ended, not ended
+            await trio.sleep(INTERVAL + PROBE_TIMEOUT + 1)
+            engine.away = engine.hangs = False
+            await trio.sleep(PROBE_TIMEOUT + 1)
+        assert calls == (["restart", "return"] if ended else ["return"]) * 2
+
+
 async def test_what_sessions_need_counts_as_well(autojump_clock: MockClock) -> None:
     engine = Engine()
     problem: str | None = "the image is gone"
@@ -110,6 +136,23 @@ async def test_what_sessions_need_counts_as_well(autojump_clock: MockClock) -> N
         problem = None
         await trio.sleep(INTERVAL + 0.1)
         assert health.problem is None
+
+
+async def test_an_engine_that_begins_to_hang_while_a_need_is_looked_at(autojump_clock: MockClock) -> None:
+    """The sign of life tells, not the need's own, longer limit."""
+    engine = Engine()
+
+    async def need() -> str | None:
+        engine.hangs = True
+        await trio.sleep(NEED_TIMEOUT)
+        raise DockerTimeoutError("no answer")
+
+    async with watched(engine) as health:
+        health.needs.append(need)
+        await trio.sleep(FRESH + 0.1)
+        began = trio.current_time()
+        assert await health.confirm() == "the engine does not answer in time"
+        assert trio.current_time() - began <= INTERVAL_WATCHED + PROBE_TIMEOUT + 0.1
 
 
 async def test_questions_are_few_however_many_ask(autojump_clock: MockClock) -> None:

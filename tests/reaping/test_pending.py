@@ -166,6 +166,19 @@ async def test_a_container_may_appear_after_an_unanswered_create(autojump_clock:
         assert registry.names() == []
 
 
+@pytest.mark.parametrize("cut_off", [True, False])
+async def test_what_a_dead_engine_has_cut_off_does_not_appear_later(
+    autojump_clock: MockClock, cut_off: bool
+) -> None:
+    """The next engine's word is believed at once; not about a call that merely got no answer in time."""
+    async with running(Engine()) as registry:
+        registry.register("never")
+        registry.mark_doubtful("never", cut_off=cut_off)
+        assert not await registry.remove("never")
+        registry.trust_restarted_engine()
+        assert await registry.drain(5) == ([] if cut_off else ["never"])
+
+
 async def test_doubt_ends(autojump_clock: MockClock) -> None:
     engine = Engine()
     async with running(engine) as registry:
