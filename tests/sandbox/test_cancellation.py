@@ -12,6 +12,7 @@ import trio
 from sandbox.conftest import docker_settings
 from supervisor.engine import Docker
 from supervisor.sandbox.identity import LABEL_INSTANCE
+from supervisor.sandbox.pool import WarmPool
 from supervisor.sandbox.providers import open_docker_provider, open_provider
 from supervisor.sandbox.terminal import LeaseRequest, SandboxProvider
 from supervisor.settings import Settings
@@ -86,6 +87,43 @@ async def test_nothing_is_left_of_a_cancelled_lease(
             say(capsys, f"{transport}: {count} checkpoints, {trio.current_time() - begin:.0f} s")
             assert count > 20
     assert descriptors() == open_before
+
+
+@pytest.mark.engine
+async def test_a_cancelled_claim_leaves_nothing_but_a_full_pool(
+    request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = docker_settings(request, transport="lifeline")
+    with trio.fail_after(LIMIT):
+        async with (
+            open_docker_provider(settings, verify=False) as provider,
+            Docker(settings.docker_host) as docker,
+            trio.open_nursery() as nursery,
+        ):
+            mine = {"label": [f"{LABEL_INSTANCE}={provider.estate.identity.instance}"]}
+            pool = WarmPool(provider, 1, 600.0, 600.0)
+            nursery.start_soon(pool.run)
+
+            async def full() -> None:
+                while pool.statistics().waiting < 1:
+                    await trio.sleep(0.01)
+                await trio.testing.wait_all_tasks_blocked()
+                assert len(await docker.containers.list(all=True, filters=mine)) == 1
+                assert len(provider.containers.pending.names()) == 1
+                assert provider.occupied == {}
+                [usage] = pool.usages()
+                assert 0 < usage.memory < usage.memory_limit == settings.memory_limit
+
+            await full()
+            await use(pool)
+            await full()
+            open_before = descriptors()
+            count = await cancel_at_every_checkpoint(lambda: use(pool), full)
+            say(capsys, f"claim: {count} checkpoints, {pool.statistics().warm} served warm")
+            assert count >= 10
+            assert pool.statistics().cold == 0
+            assert len(descriptors()) <= len(open_before) + 2, "connections to the engine rest for a while"
+            nursery.cancel_scope.cancel()
 
 
 @pytest.mark.netns
