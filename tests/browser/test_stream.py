@@ -1,9 +1,10 @@
 """The page's side of the stream: counts, acknowledgements, resumes, replays, with a misbehaving server."""
 
 import pytest
+from playwright.sync_api import expect
 
-from browser.conftest import OpenTab
-from browser.standin import Peer, Standin
+from browser.conftest import OpenTab, Tab
+from browser.standin import Peer, Script, Standin
 
 pytestmark = pytest.mark.browser
 
@@ -337,24 +338,66 @@ def test_legacy_mouse_reports_are_raw_bytes(server: Standin, open_tab: OpenTab) 
     tab.wait_for_text("ready True 12")
 
 
-def test_keys_do_not_queue_up_for_a_lost_connection(server: Standin, open_tab: OpenTab) -> None:
+def losing(expected: bytes) -> Script:
+    """A session whose connection is lost at the key "!", and which must get `expected` from the next one."""
+
     def script(peer: Peer) -> None:
         auth = peer.expect("auth")
-        peer.hello("k", offset=auth.get("offset", 0))
+        peer.hello("k", resumed="offset" in auth, offset=auth.get("offset", 0))
         if "offset" not in auth:
             peer.output(b"one")
+            while not peer.input.endswith(b"!"):
+                peer.hear()
             peer.vanish()
-        peer.output(b" two")
-        while b"b" not in peer.input:
+            return
+        while len(peer.input) < len(expected):
             peer.hear()
-        assert peer.input == b"b"
-        peer.output(b" three")
+        assert peer.input == expected
+        peer.output(b" two")
         peer.hear_until_gone()
 
-    server.script = script
-    tab = open_tab(server.url)
+    return script
+
+
+def lose(server: Standin, tab: Tab) -> None:
+    tab.wait_for_text("one")
+    server.answers = False
+    tab.type("!")
     tab.wait_for_state("waiting")
-    tab.type("a")
-    tab.wait_for_text("one two")
+
+
+def test_keys_typed_while_the_connection_is_lost_for_a_moment_are_sent(
+    server: Standin, open_tab: OpenTab
+) -> None:
+    server.script = losing(b"ls -l\rb")
+    tab = open_tab(server.url)
+    lose(server, tab)
+    tab.type("ls -l")
+    server.answers = True
+    tab.type("\n")  # which also has the page try again at once
+    tab.wait_for_state("connected")
     tab.type("b")
-    tab.wait_for_text("one two three")
+    tab.wait_for_text("one two")
+
+
+@pytest.mark.parametrize("why", ["late", "much"])
+def test_keys_do_not_queue_up_for_a_lost_connection(server: Standin, open_tab: OpenTab, why: str) -> None:
+    """All of them or none: half of a line does harm. And it is said."""
+    server.script = losing(b"b")
+    tab = open_tab(server.url)
+    lose(server, tab)
+    tab.type("rm -r")
+    if why == "late":
+        tab.page.evaluate(
+            "() => { const now = performance.now.bind(performance); performance.now = () => now() + 5000; }"
+        )
+        tab.type("f")
+    else:
+        tab.page.keyboard.insert_text("f" * 1025)
+    expect(tab.page.locator("#note")).to_have_text("Not connected: what you type is not sent")
+    tab.type("oo")
+    server.answers = True
+    tab.page.locator("#panel-action").click()
+    tab.wait_for_state("connected")
+    tab.type("b")
+    tab.wait_for_text("one two")

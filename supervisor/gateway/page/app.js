@@ -52,6 +52,7 @@ const connection = new Connection(`${protocol === "https:" ? "wss" : "ws"}://${h
       page.note(text);
       view.writeGap(`[${text}]`, rendered);
     },
+    onUnsent: () => page.note("Not connected: what you type is not sent"),
   },
 });
 
@@ -236,8 +237,9 @@ function terminalKey(event) {
     return false;
   }
   if (event.key === "Enter" && !connection.connected) {
+    const kept = connection.keeps;
     proceed();
-    return false;
+    return kept;
   }
   return true;
 }

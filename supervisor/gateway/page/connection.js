@@ -23,6 +23,8 @@ const PONG_TIMEOUT = 10_000;
 const PROBE_TIMEOUT = 4_000; // the same after waking up or going online, when a dead connection is likely
 const STEADY = 10_000; // a connection that lasted this long was a success: the next back-off starts small
 const BUFFERED_MAX = 256 * 1024; // bytes handed to the browser but not yet sent
+const KEPT_FOR = 5_000; // after the loss of a connection: until then what is typed waits for the next one, later it is refused
+const KEPT_MAX = 1024; // bytes of it
 const PUMP_INTERVAL = 10; // WebSocket has no event for "sent", so a large paste looks again this often
 
 export class Connection {
@@ -34,6 +36,8 @@ export class Connection {
   #state = { name: "ended" };
   #counter = new OutputCounter();
   #queue = [];
+  #kept = [];
+  #lostAt = -Infinity;
   #attempt = 0;
   #connectedAt = 0;
   #heardAt = 0;
@@ -43,7 +47,7 @@ export class Connection {
 
   // `auth()` gives credentials and window size; `session` remembers the session's id: { get(), set(id or null) }.
   // `handlers`: onState(state), onMessage(message), onOutput({ history, live, replaying, rendered }) where `rendered` must be
-  // called once all of it is on the screen, and onGap({ from, to, rendered }).
+  // called once all of it is on the screen, onGap({ from, to, rendered }), and onUnsent() when what was typed is not going to be sent.
   constructor(url, { auth, session, handlers }) {
     this.#url = url;
     this.#auth = auth;
@@ -77,9 +81,21 @@ export class Connection {
     this.#timers.open = setTimeout(() => this.#closed(1006), OPEN_TIMEOUT);
   }
 
-  // Send input; dropped unless connected, because keys typed blindly into a dead connection do harm when they arrive later.
+  // Whether what is typed now waits for the session's next connection: one that is lost for a moment is not noticed in time.
+  get keeps() {
+    const { name, retry } = this.#state;
+    return name !== "ended" && retry !== "later" && performance.now() - this.#lostAt < KEPT_FOR;
+  }
+
+  // Send input, or keep it for a moment. Keys typed blindly for longer do harm when they arrive; so does half of a line, so all
+  // that was kept goes, too.
   send(bytes) {
-    if (!this.connected) return;
+    if (!this.connected) {
+      this.#kept.push(bytes);
+      const size = this.#kept.reduce((sum, piece) => sum + piece.length, 0);
+      if (!this.keeps || size > KEPT_MAX) this.#discardKept();
+      return;
+    }
     for (const piece of chunks(bytes)) this.#queue.push(piece);
     this.#pump();
   }
@@ -96,6 +112,7 @@ export class Connection {
   // End the session for everybody, and forget what is still to be typed. The server answers with a close.
   leave() {
     this.#queue = [];
+    this.#kept = [];
     if (this.connected) this.#tell({ type: "leave" });
   }
 
@@ -144,7 +161,11 @@ export class Connection {
     const lost = fresh && this.#presented;
     this.#session.set(message.sessionId);
     this.#counter.hello(message);
+    if (fresh || !this.keeps) this.#discardKept();
+    const kept = this.#kept;
+    this.#kept = [];
     this.#enter({ name: "connected", hello: message, fresh, lost });
+    for (const bytes of kept) this.send(bytes);
   }
 
   #gap({ from, to }) {
@@ -163,6 +184,7 @@ export class Connection {
   }
 
   #closed(code) {
+    if (this.connected) this.#lostAt = performance.now();
     const steady = this.connected && performance.now() - this.#connectedAt > STEADY;
     this.#drop();
     if (code === 4001 && this.#presented) {
@@ -213,7 +235,14 @@ export class Connection {
     socket?.close();
   }
 
+  #discardKept() {
+    this.#lostAt = -Infinity;
+    if (this.#kept.length > 0) this.#handlers.onUnsent();
+    this.#kept = [];
+  }
+
   #forget() {
+    this.#discardKept();
     this.#session.set(null);
     this.#counter.discard();
     this.#attempt = 0;
