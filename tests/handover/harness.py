@@ -85,6 +85,7 @@ class Faithful:
 
     Attributes:
         text: all output, in order, each byte once.
+        hello: of its newest connection.
         returns: how often it came back.
         lost: whether it got another session than it had.
     """
@@ -93,6 +94,7 @@ class Faithful:
         self.url = url
         self._credentials = credentials or {"token": TOKEN}
         self.text = bytearray()
+        self.hello: dict[str, Any] = {}
         self.returns = 0
         self.lost = False
         self.over: SessionOverError | None = None
@@ -122,6 +124,7 @@ class Faithful:
     async def _read(self, visitor: Visitor, task_status: trio.TaskStatus[None]) -> None:
         while True:
             data = await visitor.read()
+            self.hello = visitor.hello
             if self._session_id is None:
                 self._session_id = visitor.hello["sessionId"]
                 task_status.started()
