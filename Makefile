@@ -1,6 +1,6 @@
 # Everything behind these targets is in .ci/ and in `terminal-supervisor --help`; see README.md.
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test soak bench check setup down clean
+.PHONY: help serve demo test soak fuzz bench check setup down clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ test:  ## set everything up and run all tests
 
 soak:  ## the tests of faults with 200 kills at random moments instead of 10 (about half an hour)
 	@.ci/bootstrap test && exec env SIGKILL_ROUNDS=200 TEST_TIME_LIMIT=7200 .venv/bin/python .ci/test -o faulthandler_timeout=0 tests/faults
+
+fuzz:  ## mutated handshakes and first messages for ten minutes (FUZZ_SECONDS, FUZZ_SEED)
+	@.ci/bootstrap test && exec env FUZZ_SECONDS=$${FUZZ_SECONDS:-600} .venv/bin/pytest -s -o faulthandler_timeout=0 tests/gateway/test_fuzz.py
 
 bench: ## measure this server and its peers, for docs/performance.md, into .state/bench/full (20 minutes)
 	@.ci/bootstrap test && exec .venv/bin/terminal-supervisor bench full --set-up $(BENCH_ARGS)

@@ -5,17 +5,18 @@ errors end that connection and nothing else. Nobody gets past the head without a
 what defeats DNS rebinding.
 """
 
+import errno
 import json
 import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
-from functools import partial
 from http import HTTPStatus
 
 import trio
 
 from supervisor.admission.address import Address, Client
 from supervisor.admission.door import Presence, Refusal
+from supervisor.admission.limiter import Pace
 from supervisor.admission.origin import host_allowed, invalid_entries, origin_allowed
 from supervisor.admission.proxy_protocol import Header
 from supervisor.admission.token import set_cookie
@@ -37,10 +38,16 @@ from supervisor.protocol.v1 import SUBPROTOCOL
 log = get_logger(__name__)
 
 BACKLOG = 512
+ACCEPTS_PER_TURN = 16
+"""Connections that are accepted at most, one of them to be served, until everybody else has had a turn: a
+flood waits at the door, in the kernel, while the sessions that are open go on."""
+ACCEPT_PAUSE = 0.1  # seconds, while this process or host has no descriptor or memory for another connection
+_NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 GONE = (ConnectionLostError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
 BUSY = Refusal("flood", 10.0)
 TURN_AWAY_TIMEOUT = 2.0  # seconds to say so, a TLS handshake included
-MAX_TURNED_AWAY = 16  # connections that are told so with patience; more are told in passing, if they can be
+TURNED_AWAY_PER_SECOND = 20  # connections that are told so with patience; more are told in passing
+MAX_TURNED_AWAY = 16  # of them at the same time
 
 
 class Gateway:
@@ -72,6 +79,7 @@ class Gateway:
         self._resumed = trio.Event()
         self._connections = 0
         self._turned_away = 0
+        self._patience = Pace(TURNED_AWAY_PER_SECOND)
         self._accepting = trio.CancelScope()
         self._gone = trio.lowlevel.ParkingLot()
 
@@ -126,16 +134,35 @@ class Gateway:
         if not self.listening:
             task_status.started()
             return  # told to stop just when it was to accept again
-        # Trio closes what it accepts from.
-        listeners = [
-            trio.SocketListener(trio.socket.from_stdlib_socket(each.dup())) for each in self.listening
-        ]
         with trio.CancelScope() as self._accepting:
             async with trio.open_nursery() as accepting:
-                await accepting.start(
-                    partial(trio.serve_listeners, self._accepted, listeners, handler_nursery=nursery)
-                )
+                for each in self.listening:
+                    accepting.start_soon(self._accept_from, each, nursery)
                 task_status.started()
+
+    async def _accept_from(self, listening: socket.socket, nursery: trio.Nursery) -> None:
+        """Accept until cancelled, a few at a time; whoever is refused without having been read costs no task.
+
+        Error handling: as `trio.serve_listeners`: a connection that is gone already counts for nothing, and
+        where there is no room for another one it waits.
+        """
+        listening = listening.dup()  # which may be given to another process meanwhile
+        listening.setblocking(False)
+        with listening:
+            while True:
+                await trio.lowlevel.wait_readable(listening)
+                for _ in range(ACCEPTS_PER_TURN):
+                    try:
+                        accepted, _ = listening.accept()
+                    except BlockingIOError:
+                        break
+                    except OSError as error:
+                        if error.errno in _NO_ROOM:
+                            log.warning("no connection can be accepted", problem=str(error))
+                            await trio.sleep(ACCEPT_PAUSE)
+                        break
+                    if self._accepted(accepted, nursery):
+                        break
 
     async def drain(self, reason: EndReason) -> None:
         """Stop accepting, and return when the connections that were there are gone; who has no session is
@@ -157,19 +184,29 @@ class Gateway:
         self.house.reopen()
         self._resumed.set()
 
-    async def _accepted(self, stream: trio.SocketStream) -> None:
+    def _accepted(self, accepted: socket.socket, nursery: trio.Nursery) -> bool:
+        """Have a connection served, and return true; or have done with it."""
         try:
-            local: str = stream.socket.getsockname()[0]
-            peer = self.house.door.addresses.client(stream.socket.getpeername()[0])
+            local: str = accepted.getsockname()[0]
+            peer = self.house.door.addresses.client(accepted.getpeername()[0])
         except OSError:
-            return  # reset before it was accepted
+            accepted.close()  # reset before it was accepted
+            return False
         proxied = self.settings.proxy_protocol and self.house.door.addresses.trusts(peer)
-        await self.serve(
+        refusal = self._knock(peer, announced=proxied)
+        if refusal and not self._patience.allows(trio.current_time()):
+            self._turn_away_in_passing(accepted, refusal)
+            return False
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
+        nursery.start_soon(
+            self._attend,
             self.tls.wrap(stream) if self.tls else stream,
             local,
             peer,
-            announced_on=stream if proxied else None,
+            stream if proxied else None,
+            refusal,
         )
+        return True
 
     async def serve(
         self,
@@ -190,10 +227,24 @@ class Gateway:
         Error handling: what goes wrong ends this connection, is logged, and is never raised.
         """
         peer = peer or Client()
+        refusal = self._knock(peer, announced=announced_on is not None)
+        await self._attend(stream, address, peer, announced_on, refusal)
+
+    def _knock(self, peer: Client, *, announced: bool) -> Refusal | None:
+        """Whether a connection is refused by what is known of it before anything is read."""
+        if self._connections >= self.settings.max_connections:
+            return BUSY
+        return self.house.door.knock(peer) if peer.direct and not announced else None
+
+    async def _attend(
+        self,
+        stream: trio.abc.Stream,
+        address: str | None,
+        peer: Client,
+        announced_on: trio.SocketStream | None,
+        refusal: Refusal | None,
+    ) -> None:
         try:
-            refusal = BUSY if self._connections >= self.settings.max_connections else None
-            if peer.direct and announced_on is None:
-                refusal = refusal or self.house.door.knock(peer)
             if refusal:
                 await self._turn_away(stream, refusal)
             else:
@@ -207,10 +258,8 @@ class Gateway:
 
     async def _turn_away(self, stream: trio.abc.Stream, refusal: Refusal) -> None:
         """Refuse without having read anything."""
-        metrics.http_refusals.labels(str(_too_many(refusal).status.value)).inc()
+        _count(refusal)
         if self._turned_away >= MAX_TURNED_AWAY:
-            if isinstance(stream, trio.SocketStream):
-                tell_in_passing(stream, refusal_response(refusal))
             return
         self._turned_away += 1
         try:
@@ -219,6 +268,14 @@ class Gateway:
                 await linger(stream)
         finally:
             self._turned_away -= 1
+
+    def _turn_away_in_passing(self, accepted: socket.socket, refusal: Refusal) -> None:
+        """Refuse without a wait, and without a task."""
+        _count(refusal)
+        with accepted:
+            if not self.tls:
+                accepted.setblocking(False)
+                tell_in_passing(accepted.fileno(), refusal_response(refusal))
 
     async def _serve_counted(
         self,
@@ -377,6 +434,10 @@ class Gateway:
         if SUBPROTOCOL in request.elements("sec-websocket-protocol"):
             return upgrade_response(key, SUBPROTOCOL), V1Speaker(self.house, has_token)
         return upgrade_response(key, None), AblySpeaker(self.house, has_token)
+
+
+def _count(refusal: Refusal) -> None:
+    metrics.http_refusals.labels(str(_too_many(refusal).status.value)).inc()
 
 
 def _too_many(refusal: Refusal) -> HttpError:

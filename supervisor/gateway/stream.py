@@ -81,10 +81,10 @@ async def linger(stream: trio.abc.Stream) -> None:
         return
 
 
-def tell_in_passing(stream: trio.SocketStream, data: bytes) -> None:
-    """Send `data` if that costs no waiting, and take what has come, so that closing does not reset the
-    connection and lose the words again.
+def tell_in_passing(descriptor: int, data: bytes) -> None:
+    """Send `data` on a socket that does not block, if it takes them, and take what has come, so that closing
+    does not reset the connection and lose the words again.
     """
     with suppress(OSError):
-        os.write(stream.socket.fileno(), data)
-        os.read(stream.socket.fileno(), READ_SIZE)
+        os.write(descriptor, data)
+        os.read(descriptor, READ_SIZE)

@@ -1,7 +1,7 @@
 """Handshakes and first messages that nobody thought of: mutations of good ones.
 
 Nothing may be logged as a fault of ours, every connection ends, and a good user is served afterwards. For
-longer than in CI: `FUZZ_SECONDS=600 pytest tests/gateway/test_fuzz.py`. A failure names the seed that repeats
+longer than in CI: `make fuzz`. A failure names the seed that repeats
 it.
 """
 

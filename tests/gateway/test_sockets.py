@@ -2,6 +2,7 @@
 
 import gc
 import os
+import resource
 import socket
 import ssl
 from collections.abc import AsyncGenerator
@@ -403,3 +404,28 @@ async def test_what_the_kernel_takes_in_part_arrives_whole() -> None:
     assert received[:10] == b"\x82\x7f" + (1_000_000).to_bytes(8, "big")
     assert received[10:1_000_010] == payload
     assert received[1_000_010:] == b"\x82\x7e\x01\x2c" + payload[:300] + b"\x82\x05" + payload[:5]
+
+
+async def test_without_a_descriptor_to_spare_it_waits_and_goes_on() -> None:
+    async with serving() as place:
+        clients = [trio.socket.socket() for _ in range(3)]
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        fillers: list[int] = []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(client.fileno() for client in clients) + 1, hard))
+        try:
+            with suppress(OSError):
+                while True:
+                    fillers.append(os.dup(0))
+            with structlog.testing.capture_logs() as logs:
+                for client in clients:
+                    await client.connect(("127.0.0.1", place.gateway.house.port))
+                while not any(entry["event"] == "no connection can be accepted" for entry in logs):
+                    await trio.sleep(0.01)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            for each in fillers:
+                os.close(each)
+        for client in clients:
+            await client.send(get("/health").encode())
+            assert (await client.recv(4096)).startswith(b"HTTP/1.1 200")
+            client.close()
