@@ -24,6 +24,13 @@ from supervisor.observability.log import configure_logging
 from supervisor.provision.report import Report
 from supervisor.provision.setup import prepared, setup, teardown
 from supervisor.reaping.reconciler import Reconciler
+from supervisor.sandbox.apparmor import PROFILE_FILE, profile_file
+from supervisor.sandbox.apparmor_command import (
+    install_profiles,
+    needed_profiles,
+    profiles_status,
+    remove_profiles,
+)
 from supervisor.sandbox.identity import this_process
 from supervisor.sandbox.network_command import network_down, network_status, network_up
 from supervisor.sandbox.providers import survey
@@ -146,6 +153,17 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_network)
 
     command = commands.add_parser(
+        "apparmor",
+        help="the AppArmor profiles of sessions, for the images in use; install and remove need root",
+    )
+    command.add_argument(
+        "action",
+        choices=["install", "remove", "print", "status"],
+        help=f"write {PROFILE_FILE} and load it; unload and remove it; print it; say how it stands",
+    )
+    command.set_defaults(run=_apparmor)
+
+    command = commands.add_parser(
         "reconcile", help="list the containers of dead supervisors, and remove them"
     )
     command.add_argument("--dry-run", action="store_true", help="only list")
@@ -262,6 +280,18 @@ def _network(settings: Settings, options: argparse.Namespace) -> int:
         print("\n".join(trio.run(network_down, settings)))
         return 0
     status = trio.run(network_up if options.action == "up" else network_status, settings)
+    print(status)
+    return 1 if status.problem else 0
+
+
+def _apparmor(settings: Settings, options: argparse.Namespace) -> int:
+    if options.action == "remove":
+        trio.run(remove_profiles)
+        return 0
+    if options.action == "print":
+        print(profile_file(trio.run(needed_profiles, settings)), end="")
+        return 0
+    status = trio.run(install_profiles if options.action == "install" else profiles_status, settings)
     print(status)
     return 1 if status.problem else 0
 

@@ -448,6 +448,31 @@ static void confine(void)
     confined = version;
 }
 
+/* ---- confinement (AppArmor) ---- */
+
+enum { STACK_VERB = 6, MAX_PROFILE_NAME = 200 };
+static char stack_order[STACK_VERB + MAX_PROFILE_NAME] = "stack ";
+static size_t stack_length; /* of the order, 0 for none */
+
+/* --stack PROFILE */
+static void add_profile(const char *name)
+{
+    size_t n = length_of(name);
+    if (stack_length || n < 1 || n > MAX_PROFILE_NAME) die(DEATH_USAGE);
+    memcpy(stack_order + STACK_VERB, name, n);
+    stack_length = STACK_VERB + n;
+}
+
+/* Have that profile confine this process besides the one that confines the gate, from now on and for ever: what
+ * either denies is denied. Not only from the execution on, so that the report shows it. */
+static void stack_profile(void)
+{
+    if (!stack_length) return;
+    int fd = (int)child_must(sys_open("/proc/self/attr/apparmor/current", O_WRONLY | O_CLOEXEC));
+    if (sys_write(fd, stack_order, stack_length) != (long)stack_length) sys_exit(STATUS_NO_TERMINAL);
+    child_must(sys_close(fd));
+}
+
 /* ---- the report ---- */
 
 static uint8_t report[HEADER + MAX_REPORT];
@@ -584,6 +609,7 @@ _Noreturn static void become_command(void)
     child_must(sys_set_dumpable(true)); /* else /proc/self belongs to root */
     volunteer_for_oom();
     child_must(sys_set_dumpable(false)); /* until the command is executed */
+    stack_profile();
     confine();
     send_report();
     if (!attached) child_must(sys_close(lifeline));
@@ -641,6 +667,7 @@ _Noreturn __attribute__((used)) void gate_main(const long *stack)
         else if (equal(word, "--idle", sizeof "--idle") && i + 1 < argument_count) idle = parse_number(given[++i], MAX_SECONDS);
         else if (equal(word, "--allow", sizeof "--allow") && i + 1 < argument_count) add_path(given[++i]);
         else if (equal(word, "--connect", sizeof "--connect") && i + 1 < argument_count) add_port(given[++i]);
+        else if (equal(word, "--stack", sizeof "--stack") && i + 1 < argument_count) add_profile(given[++i]);
         else if (word[0] == '-' || path) die(DEATH_USAGE);
         else path = word;
     }

@@ -25,9 +25,12 @@ from supervisor.provision.image import DEFAULT_IMAGE, Programs, ensure_sandbox_i
 from supervisor.provision.page import build_page, page_directory
 from supervisor.provision.report import Report
 from supervisor.provision.shell import build_shell
+from supervisor.sandbox.apparmor import PROFILE_FILE, kernel_has_apparmor
+from supervisor.sandbox.apparmor_command import PACKAGE, install_profiles
 from supervisor.sandbox.network import NO_NETWORK, ensure_network
 from supervisor.settings import Settings
 
+APPARMOR_NEEDS = (Need("apparmor_parser", (PACKAGE,), "to load AppArmor profiles"),)
 EGRESS_NEEDS = tuple(Need(name, (package,), "to filter egress") for name, package in PACKAGES.items())
 
 
@@ -96,12 +99,20 @@ async def _fill_engine(settings: Settings, report: Report, rebuild: bool, tests:
         if tests:
             with report.step("workbench") as step:
                 await ensure_workbench(docker, programs, step, rebuild=rebuild)
+        if Measure.APPARMOR not in settings.hardening_without and kernel_has_apparmor():
+            with report.step("apparmor") as step:
+                try:
+                    await require(APPARMOR_NEEDS, step.progress)
+                    await install_profiles(settings)
+                    step.result = str(PROFILE_FILE)
+                except ConfigurationError as error:  # a measure that is missing is the server's to tell
+                    step.result = f"NOT LOADED: {error}"
         if settings.network != NO_NETWORK and Measure.EGRESS not in settings.hardening_without:
             with report.step("egress") as step:
                 try:
                     await require(EGRESS_NEEDS, step.progress)
                     step.result = "nftables and dnsmasq"
-                except ConfigurationError as error:  # a measure that is missing is the server's to tell
+                except ConfigurationError as error:  # likewise
                     step.result = f"NOT FILTERED: {error}"
         with report.step("network") as step:
             await ensure_network(docker, settings)

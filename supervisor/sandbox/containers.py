@@ -27,13 +27,12 @@ from supervisor.reaping.engine_health import EngineHealth
 from supervisor.reaping.notices import EngineNotices
 from supervisor.reaping.pending import NOT_FOUND, PendingRemovals
 from supervisor.sandbox.identity import Identity
+from supervisor.sandbox.image import PROGRAMS
 from supervisor.sandbox.policy import Difference, HardeningPolicy, Mount
 from supervisor.sandbox.users import SessionUsers, passwd_file
 
 _log = get_logger("sandbox")
 
-PROGRAMS: Final = "/usr/local/lib/terminal-supervisor"
-"""Directory of our programs in a container: mounted there one by one, or part of the image."""
 CREATE_TIMEOUT: Final = 15.0
 """Seconds for the engine to answer a create call, which cannot be cancelled; 10 to 50 ms are usual."""
 VERIFY_TIMEOUT: Final = 10.0

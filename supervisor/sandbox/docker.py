@@ -28,8 +28,9 @@ from supervisor.reaping.estate import Estate
 from supervisor.reaping.reconciler import Reconciler
 from supervisor.sandbox.attach import attach_gate
 from supervisor.sandbox.budget import Budget, SessionsGroup
-from supervisor.sandbox.containers import PROGRAMS, HardenedContainer, HardenedContainers, program
+from supervisor.sandbox.containers import HardenedContainer, HardenedContainers, program
 from supervisor.sandbox.handing import AdoptedSandbox, HandedSandbox
+from supervisor.sandbox.image import PROGRAMS
 from supervisor.sandbox.inside import Judged, judged
 from supervisor.sandbox.leaving import LONGEST_GRACE, Gate
 from supervisor.sandbox.lifeline import SOCKET_NAME, LifelineTerminal, open_lifeline_socket

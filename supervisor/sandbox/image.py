@@ -8,23 +8,27 @@ under the same name is used from the next start on.
 
 import posixpath
 import tarfile
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
 
 import attrs
 import trio
 
-from supervisor.engine import Docker, DockerError
+from supervisor.engine import Docker, DockerContainer, DockerError
 from supervisor.errors import ConfigurationError
 from supervisor.reaping.engine_health import NEED_TIMEOUT, Need
 from supervisor.sandbox.identity import Identity
 from supervisor.settings import Settings
 
+PROGRAMS: Final = "/usr/local/lib/terminal-supervisor"
+"""Directory of our programs in a container: mounted there one by one, or part of the image."""
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 NOT_FOUND = 404
 _MAX_PASSWD = 1 << 20
 _ROLE = "image-reader"
 _CALL_TIMEOUT = 30.0  # seconds; an engine that has just started is slow
+_READ_TIME = 600.0  # seconds after which nobody reads any more
 
 
 @attrs.frozen(kw_only=True)
@@ -184,25 +188,33 @@ def find_user(wanted: str, passwd: str, default_home: str) -> tuple[str, int, in
     return user, uid, gid, home
 
 
-async def _read_passwd(docker: Docker, image_id: str, identity: Identity) -> str:
-    """Return the image's `/etc/passwd`, empty when it has none."""
+@asynccontextmanager
+async def unstarted(docker: Docker, image_id: str, identity: Identity) -> AsyncGenerator[DockerContainer]:
+    """Make a container of an image that is never started, for its files to be read, and remove it."""
     config = {
         "Image": image_id,
         "Entrypoint": ["/nothing"],
-        "Labels": identity.labels(_ROLE, _CALL_TIMEOUT),
+        "Labels": identity.labels(_ROLE, _READ_TIME),
         "HostConfig": {"NetworkMode": "none", "LogConfig": {"Type": "none"}},
     }
     container = await docker.containers.create(config, name=identity.new_name(_ROLE), timeout=_CALL_TIMEOUT)
     try:
-        with await container.get_archive("/etc/passwd", timeout=_CALL_TIMEOUT) as archive:
-            return _content(archive)
-    except DockerError as error:
-        if error.status != NOT_FOUND:
-            raise
-        return ""
+        yield container
     finally:
         with trio.move_on_after(_CALL_TIMEOUT, shield=True):
             await container.delete(force=True, v=True)
+
+
+async def _read_passwd(docker: Docker, image_id: str, identity: Identity) -> str:
+    """Return the image's `/etc/passwd`, empty when it has none."""
+    async with unstarted(docker, image_id, identity) as container:
+        try:
+            with await container.get_archive("/etc/passwd", timeout=_CALL_TIMEOUT) as archive:
+                return _content(archive)
+        except DockerError as error:
+            if error.status != NOT_FOUND:
+                raise
+            return ""
 
 
 def _content(archive: tarfile.TarFile) -> str:

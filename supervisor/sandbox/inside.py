@@ -13,9 +13,9 @@ import attrs
 
 from supervisor.errors import HardeningError
 from supervisor.measures import Measure
+from supervisor.sandbox.apparmor import GATE_PROFILE, confining
 from supervisor.sandbox.network import NO_NETWORK
 from supervisor.sandbox.policy import (
-    APPARMOR_PROFILE,
     MASKED_PATHS,
     SHM_SIZE,
     Difference,
@@ -172,9 +172,9 @@ def _seccomp(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
 
 
 def _apparmor(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
-    # Profiles may be stacked: each of them confines.
-    if f"{APPARMOR_PROFILE} (enforce)" not in seen.label.replace("//&", "\n").splitlines():
-        yield Difference("AppArmor label", f"{APPARMOR_PROFILE} (enforce)", seen.label)
+    wanted = [GATE_PROFILE, *filter(None, [policy.session_profile])]
+    if not confining(seen.label).issuperset(wanted):
+        yield Difference("AppArmor label", f"{'//&'.join(wanted)} (enforce)", seen.label)
 
 
 def _userns(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:

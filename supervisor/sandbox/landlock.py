@@ -14,8 +14,10 @@ from typing import Final
 _CREATE_RULESET = 444  # landlock_create_ruleset(2), the same number on x86-64 and arm64
 _VERSION_FLAG = 1
 
-_RUN: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt")
-_READ: Final = ("/etc", "/home", "/var", "/srv", "/proc", "/sys")
+RUN: Final = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/opt")
+"""Where programs and what they load are, in every image."""
+FILES: Final = ("/etc", "/home", "/var", "/srv")
+"""Where programs find what they only read, likewise."""
 _DEVICES: Final = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty")
 
 
@@ -23,6 +25,11 @@ def kernel_version() -> int:
     """Return the version of Landlock's interface that this kernel has; 0 for none."""
     libc = ctypes.CDLL(None, use_errno=True)
     return max(0, int(libc.syscall(_CREATE_RULESET, None, 0, _VERSION_FLAG)))
+
+
+def program_directories(path: str, programs: Iterable[str]) -> tuple[str, ...]:
+    """Return the directories that may be executed from: the usual, those of `path` (a `PATH`), `programs`."""
+    return tuple(dict.fromkeys([*RUN, *filter(os.path.isabs, path.split(":")), *programs]))
 
 
 def gate_arguments(
@@ -40,9 +47,8 @@ def gate_arguments(
         writable: may be written to, and never executed from.
         ports: that TCP may connect to; None: any.
     """
-    run = dict.fromkeys([*_RUN, *filter(os.path.isabs, path.split(":")), *programs])
-    rules = [("l", "/"), *(("x", each) for each in run)]
-    rules += [("r", each) for each in dict.fromkeys([*_READ, home])]
+    rules = [("l", "/"), *(("x", each) for each in program_directories(path, programs))]
+    rules += [("r", each) for each in dict.fromkeys([*FILES, "/proc", "/sys", home])]
     rules += [("w", each) for each in writable]
     rules += [("d", each) for each in _DEVICES]
     arguments: list[str] = []

@@ -18,6 +18,7 @@ import attrs
 
 from supervisor.measures import Measure, parse_opt_outs
 from supervisor.sandbox import landlock
+from supervisor.sandbox.apparmor import GATE_PROFILE
 from supervisor.sandbox.image import ImageFacts
 from supervisor.sandbox.seccomp import SeccompProfile
 from supervisor.settings import Settings
@@ -62,7 +63,6 @@ SHM_SIZE: Final = MIB
 """Bytes of /dev/shm: enough for semaphores, nothing to live in."""
 OPEN_FILES: Final = 512
 """Descriptors per process; Node and its tools use about a hundred."""
-APPARMOR_PROFILE: Final = "ably-cli-sandbox-profile"
 DNS_PORT: Final = 53
 """Names are asked for over TCP where an answer is long."""
 HOSTNAME: Final = "sandbox"
@@ -107,6 +107,7 @@ class HardeningPolicy:
         programs: directories of the image that Landlock lets sessions execute from, besides the usual.
         ports: that TCP may connect to, as far as Landlock is asked; None: any.
         user_of_its_own: the user id in `image` is this container's alone.
+        session_profile: AppArmor profile that the gate stacks under its own; empty: none.
         without: measures that the operator opted out of.
         cgroup: the control group of all sessions (`budget`); empty: the engine's own choice.
         resolver: address of the only DNS server that the engine may ask for containers; empty: the host's.
@@ -126,6 +127,7 @@ class HardeningPolicy:
     programs: tuple[str, ...] = ()
     ports: tuple[int, ...] | None = None
     user_of_its_own: bool = False
+    session_profile: str = ""
     without: frozenset[Measure] = frozenset()
     auto_remove: bool = True
     resolver: str = ""
@@ -162,7 +164,7 @@ class HardeningPolicy:
         profile = "unconfined" if Measure.SECCOMP in self.without else self.seccomp.text
         options = ["no-new-privileges:true", f"seccomp={profile}"]
         if Measure.APPARMOR not in self.without:
-            options.append(f"apparmor={APPARMOR_PROFILE}")
+            options.append(f"apparmor={GATE_PROFILE}")
         return options
 
     @property
@@ -178,10 +180,11 @@ class HardeningPolicy:
 
     @property
     def gate_arguments(self) -> list[str]:
-        """Arguments of the gate that have it confine the session's process tree (Landlock)."""
+        """Arguments of the gate that have it confine the session's process tree (AppArmor, Landlock)."""
+        arguments = ["--stack", self.session_profile] if self.session_profile else []
         if Measure.LANDLOCK in self.without:
-            return []
-        return landlock.gate_arguments(
+            return arguments
+        return arguments + landlock.gate_arguments(
             path=self.image.path,
             home=self.image.home,
             programs=self.programs,
@@ -323,8 +326,8 @@ class HardeningPolicy:
             Difference(name, wanted[name], seen[name]) for name in wanted if wanted[name] != seen[name]
         ]
         profile = inspected.get("AppArmorProfile")
-        if Measure.APPARMOR not in self.without and profile != APPARMOR_PROFILE:
-            differences.append(Difference("AppArmorProfile", APPARMOR_PROFILE, profile))
+        if Measure.APPARMOR not in self.without and profile != GATE_PROFILE:
+            differences.append(Difference("AppArmorProfile", GATE_PROFILE, profile))
         if profile == "unconfined":
             # An engine that has AppArmor applies its default profile to whoever asks for none.
             differences.append(Difference("AppArmorProfile", "the engine's default", "unconfined"))

@@ -6,7 +6,7 @@ not in front of a user. It takes two to three seconds with provider `docker`.
 """
 
 from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from typing import Final
 
 import attrs
@@ -26,11 +26,13 @@ from supervisor.reaping.guard import Guard, keep_guard
 from supervisor.reaping.notices import EngineNotices
 from supervisor.reaping.pending import PendingRemovals
 from supervisor.reaping.reconciler import Reconciler
+from supervisor.sandbox.apparmor import GATE_PROFILE, make_session_profile, not_enforced
 from supervisor.sandbox.budget import SessionsGroup, sessions_group
 from supervisor.sandbox.containers import HardenedContainers, Site
 from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.egress import egress_plan, missing_egress, prove_egress, report_events
 from supervisor.sandbox.handing import HandingProvider
+from supervisor.sandbox.identity import Identity, this_process
 from supervisor.sandbox.image import ImageFacts, image_need, read_image
 from supervisor.sandbox.isolation import prove_isolation
 from supervisor.sandbox.lifeline import runtime_directory
@@ -158,7 +160,7 @@ async def open_docker_provider(
                 stack.enter_context(_watched(guard, pending, own))
                 await nursery.start(keep_guard, guard, lambda: own.shared)
                 engine = await read_engine(docker, settings)
-                missing = await _missing(engine, settings)
+                missing = await _missing(docker, engine, settings, own.identity)
                 group = await stack.enter_async_context(
                     sessions_group(settings, engine.cgroup_driver, own.identity, lambda: own.shared)
                 )
@@ -169,12 +171,13 @@ async def open_docker_provider(
                 await _filter_egress(docker, provider, settings, nursery)
                 for name, changed in read_profiles(settings).items():
                     try:
+                        lacking = await _missing(docker, engine, changed, own.identity)
                         special = await _verified(
-                            docker, own, changed, nursery, pending, health, engine, missing, stack, group
+                            docker, own, changed, nursery, pending, health, engine, lacking, stack, group
                         )
                         await _filter_egress(docker, special, changed, nursery, provider.egress)
                         if verify:
-                            await _prove(special, changed, missing)
+                            await _prove(special, changed, lacking)
                     except ConfigurationError as error:
                         raise ConfigurationError(f"profile {name}: {error}") from error
                     provider.add_profile(name, special)
@@ -214,8 +217,17 @@ def _own_estate(given: Estate | None) -> Generator[Estate]:
         yield estate
 
 
-async def _missing(engine: EngineFacts, settings: Settings) -> dict[Measure, str]:
+async def _missing(
+    docker: Docker, engine: EngineFacts, settings: Settings, identity: Identity
+) -> dict[Measure, str]:
     missing = missing_measures(engine)
+    gone_without = parse_opt_outs(settings.hardening_without)
+    if engine.local and Measure.APPARMOR not in (*missing, *gone_without):
+        with suppress(ConfigurationError, DockerError):  # an image that is not as it must be is told later
+            image = await read_image(docker, settings, identity)
+            profile = await make_session_profile(docker, settings, image, identity)
+            if why := not_enforced(GATE_PROFILE, profile.name):
+                missing[Measure.APPARMOR] = why
     if settings.network != NO_NETWORK and (why := await missing_egress(settings, local=engine.local)):
         missing[Measure.EGRESS] = why
     return missing
@@ -253,6 +265,7 @@ async def _verified(
 ) -> DockerProvider:
     problems = require_measures(missing, parse_opt_outs(settings.hardening_without))
     image: ImageFacts | None = None
+    session_profile = ""
     try:
         source = docker_directory() / "seccomp.json"
         seccomp = stack.enter_context(staged_profile(source, estate.directory, engine.machine))
@@ -268,6 +281,8 @@ async def _verified(
         image = await read_image(docker, settings, estate.identity)
         if not (settings.command or image.command):
             problems.append(f"image {settings.image} has no command: set SESSION_COMMAND")
+        if Measure.APPARMOR not in (*missing, *parse_opt_outs(settings.hardening_without)):
+            session_profile = (await make_session_profile(docker, settings, image, estate.identity)).name
     except (ConfigurationError, DockerError) as error:
         problems.append(str(error))
     try:
@@ -292,8 +307,13 @@ async def _verified(
     health.needs += [image_need(docker, image), network_need(docker, network)]
     policy = HardeningPolicy.from_settings(settings, image, seccomp, engine.runtime)
     resolver = "" if Measure.EGRESS in policy.without else network.gateway
-    cgroup = group.parent if group else ""
-    policy = attrs.evolve(policy, auto_remove=engine.auto_remove, resolver=resolver, cgroup=cgroup)
+    policy = attrs.evolve(
+        policy,
+        auto_remove=engine.auto_remove,
+        resolver=resolver,
+        cgroup=group.parent if group else "",
+        session_profile=session_profile,
+    )
     containers = HardenedContainers(site, policy, pending)
     provider = DockerProvider(containers, settings.command or image.command, nursery, estate, network)
     provider.group = group
@@ -342,7 +362,7 @@ async def survey(settings: Settings) -> SecurityStatus:
     """
     try:
         async with Docker(settings.docker_host or None) as docker:
-            missing = await _missing(await read_engine(docker, settings), settings)
+            missing = await _missing(docker, await read_engine(docker, settings), settings, this_process())
     except (ValueError, DockerError) as error:
         raise ConfigurationError(f"DOCKER_HOST={settings.docker_host}: {error}") from error
     without = parse_opt_outs(settings.hardening_without) | missing.keys()

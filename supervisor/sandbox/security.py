@@ -11,9 +11,10 @@ import attrs
 
 from supervisor.errors import ConfigurationError
 from supervisor.measures import OPTIONAL, Measure, MeasureStatus, SecurityStatus, parse_opt_outs
+from supervisor.sandbox.apparmor import GATE_PROFILE
 from supervisor.sandbox.landlock import kernel_version
 from supervisor.sandbox.network import NO_NETWORK
-from supervisor.sandbox.policy import APPARMOR_PROFILE, HardeningPolicy
+from supervisor.sandbox.policy import HardeningPolicy
 from supervisor.settings import Settings
 from supervisor.settings.knob import MIB
 
@@ -82,7 +83,7 @@ def _asked(measure: Measure, policy: HardeningPolicy) -> str:
     network = "network none" if policy.network == NO_NETWORK else f"network {policy.network}"
     return {
         Measure.SECCOMP: f"profile {policy.seccomp.digest[:16]}, {len(policy.seccomp.allowed)} calls allowed",
-        Measure.APPARMOR: f"profile {APPARMOR_PROFILE}, enforced",
+        Measure.APPARMOR: f"profiles {GATE_PROFILE} and {policy.session_profile}, enforced",
         Measure.USERNS: "userns-remap of the engine",
         Measure.LANDLOCK: f"version {kernel_version()}, {len(policy.gate_arguments) // 2} rules",
         Measure.SESSION_UID: "a random number each, by the image's name",

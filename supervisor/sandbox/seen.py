@@ -156,11 +156,13 @@ def glance(pid: int) -> tuple[str, ...]:
     Raises:
         SandboxError: there is no such process any more.
     """
+    path = Path(f"/proc/{pid}")
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = (path / "status").read_text().splitlines()
+        label = _read(path / "attr/current") or ""
     except (FileNotFoundError, ProcessLookupError):
         raise SandboxError("the sandbox ended before it was claimed") from None
-    return tuple(line for line in lines if line.startswith(_RIGHTS))
+    return (*(line for line in lines if line.startswith(_RIGHTS)), label)
 
 
 def only_child(pid: int) -> int | None:

@@ -19,9 +19,9 @@ from supervisor.errors import ConfigurationError, SandboxError
 from supervisor.measures import Measure
 from supervisor.provision.compiler import compile_static, docker_directory, machine_name
 from supervisor.provision.gate import build_gate
+from supervisor.sandbox.apparmor import GATE_PROFILE, not_enforced
 from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.landlock import kernel_version
-from supervisor.sandbox.policy import APPARMOR_PROFILE
 from supervisor.sandbox.terminal import LeaseRequest
 from supervisor.settings import Settings
 
@@ -29,7 +29,6 @@ _CALL_TIMEOUT = 15.0
 SELF_TEST_TIMEOUT: Final = 15.0
 """Seconds for each step of the self-test. All of them together take less than one."""
 
-_APPARMOR_PROFILES: Final = Path("/sys/kernel/security/apparmor/profiles")
 FIXED_AUTO_REMOVE: Final = 24
 """First major version of the engine that restores containers with AutoRemove."""
 
@@ -144,10 +143,8 @@ def missing_measures(engine: EngineFacts) -> dict[Measure, str]:
         missing[Measure.APPARMOR] = (
             "the engine's kernel has no AppArmor: boot a kernel that has it, with lsm=…,apparmor"
         )
-    elif engine.local and (mode := _apparmor_mode()) != "enforce":
-        missing[Measure.APPARMOR] = (
-            f"the profile {APPARMOR_PROFILE} is {mode}: load it in enforce mode (apparmor_parser -r FILE)"
-        )
+    elif engine.local and (why := not_enforced(GATE_PROFILE)):
+        missing[Measure.APPARMOR] = why
     if not engine.local:
         missing[Measure.SESSION_UID] = (
             "the engine is on another host, where no passwd file can be mounted into containers"
@@ -161,19 +158,6 @@ def missing_measures(engine: EngineFacts) -> dict[Measure, str]:
             'the engine does not remap users: set "userns-remap": "default" in its daemon.json and restart it'
         )
     return missing
-
-
-def _apparmor_mode() -> str:
-    """Return the mode of our AppArmor profile by the kernel's own list."""
-    try:
-        profiles = _APPARMOR_PROFILES.read_text()
-    except OSError as error:
-        return f"not to be found ({error})"
-    for line in profiles.splitlines():
-        name, _, mode = line.partition(" ")
-        if name == APPARMOR_PROFILE:
-            return mode.strip("()")
-    return "not loaded"
 
 
 def auto_remove_is_harmless(info: dict[str, Any]) -> bool:
