@@ -161,7 +161,7 @@ async def _parser(action: str, file: Path) -> None:
     with trio.move_on_after(_LOAD_TIMEOUT):
         done = await trio.run_process(
             [program, action, "--skip-cache", str(file)],
-            stdout=subprocess.PIPE,
+            capture_stdout=True,
             stderr=subprocess.STDOUT,
             check=False,
         )

@@ -525,6 +525,18 @@ def test_wrong_rules(gate_binary: Path, pid_namespace: list[str], rule: str) -> 
         assert subprocess.run(command, timeout=10, check=False).returncode == USAGE
 
 
+def test_no_session_without_its_profile(start_gate: Start) -> None:
+    """The kernel has no AppArmor, or no such profile, or does not let an unconfined gate have it."""
+    gate = start_gate("--stack", "ably-cli-sandbox-session-none")
+    assert gate.wait() == SURVIVORS + 1
+
+
+@pytest.mark.parametrize("names", [[""], ["x" * 201], ["one", "--stack", "two"], []])
+def test_wrong_profiles(gate_binary: Path, pid_namespace: list[str], names: list[str]) -> None:
+    command = [*pid_namespace, str(gate_binary), "socket", "--stack", *names]
+    assert subprocess.run(command, timeout=10, check=False).returncode == USAGE
+
+
 def test_a_child_that_dies_before_the_claim(start_gate: Start) -> None:
     gate = start_gate().accept()
     (child,) = Path(f"/proc/{gate.pid}/task/{gate.pid}/children").read_text().split()

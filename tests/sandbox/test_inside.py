@@ -27,6 +27,7 @@ from supervisor.sandbox.terminal import LeaseRequest
 from supervisor.settings import Settings
 
 LIMIT = 60.0
+LABEL = b"ably-cli-sandbox-profile//&ably-cli-sandbox-session-0123 (enforce)\n"
 TRUE = LeaseRequest("test", ("true",), hangup_grace=0)
 
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
@@ -66,7 +67,7 @@ GOOD: dict[str, bytes | int] = {
     "/proc/self/status": STATUS.encode(),
     "/proc/self/uid_map": b"         0     100000      65536\n",
     "/proc/self/gid_map": b"         0     100000      65536\n",
-    "/proc/self/attr/current": b"ably-cli-sandbox-profile (enforce)\n",
+    "/proc/self/attr/current": LABEL,
     "/proc/self/limits": LIMITS.encode(),
     "/proc/self/net/dev": DEVICES.encode(),
     "/proc/self/mountinfo": MOUNTS.encode(),
@@ -109,7 +110,7 @@ def outside(view: Seen) -> Seen:
 def policy() -> HardeningPolicy:
     profile = load_profile(docker_directory() / "seccomp.json")
     policy = HardeningPolicy.from_settings(Settings(network="none"), IMAGE, profile, "runc")
-    return attrs.evolve(policy, user_of_its_own=True)
+    return attrs.evolve(policy, user_of_its_own=True, session_profile="ably-cli-sandbox-session-0123")
 
 
 def found(verdict: Verdict) -> str:
@@ -135,6 +136,9 @@ BROKEN: list[tuple[str, dict[str, bytes | int], str]] = [
     ("unconfined", {"current": b"unconfined\n"}, "AppArmor label"),
     ("complaining", {"current": b"ably-cli-sandbox-profile (complain)\n"}, "AppArmor label"),
     ("another profile", {"current": b"docker-default (enforce)\n"}, "AppArmor label"),
+    ("not stacked", {"current": b"ably-cli-sandbox-profile (enforce)\n"}, "AppArmor label"),
+    ("half complaining", {"current": LABEL.replace(b"enforce", b"mixed")}, "AppArmor label"),
+    ("for another image", {"current": LABEL.replace(b"0123", b"4567")}, "AppArmor label"),
     ("no Landlock", {"landlock": b"\0\0\0\0"}, "inside Landlock"),
     ("another PTY", {"ptmx": 0}, "/dev/ptmx"),
     ("root writable", {"mountinfo": MOUNTS.replace("/ / ro", "/ / rw").encode()}, "mount /:"),

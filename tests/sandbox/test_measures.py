@@ -14,7 +14,7 @@ from conftest import opt_outs
 from sandbox.conftest import docker_settings
 from supervisor.errors import ConfigurationError
 from supervisor.measures import OPTIONAL, Measure, MeasureStatus, SecurityStatus, parse_opt_outs
-from supervisor.sandbox import verify
+from supervisor.sandbox import apparmor
 from supervisor.sandbox.providers import open_docker_provider, open_provider
 from supervisor.sandbox.security import opt_out_lines, require_measures, table
 from supervisor.sandbox.verify import EngineFacts, first_uid, missing_measures
@@ -75,9 +75,9 @@ def test_all_that_is_missing_is_said_at_once() -> None:
 @pytest.mark.parametrize(
     ("profiles", "complaint"),
     [
-        ("ably-cli-sandbox-profile (complain)\n", "is complain"),
+        ("ably-cli-sandbox-profile (complain)\n", "is loaded in mode complain"),
         ("other (enforce)\nably-cli-sandbox-profile-2 (enforce)\n", "is not loaded"),
-        (None, "not to be found"),
+        (None, "does not list its profiles"),
         ("docker-default (enforce)\nably-cli-sandbox-profile (enforce)\n", ""),
     ],
 )
@@ -87,7 +87,7 @@ def test_the_kernels_list_of_profiles(
     path = tmp_path / "profiles"
     if profiles is not None:
         path.write_text(profiles)
-    monkeypatch.setattr(verify, "_APPARMOR_PROFILES", path)
+    monkeypatch.setattr(apparmor, "_LOADED", path)
     missing = missing_measures(WELL)
     if complaint:
         assert complaint in missing[Measure.APPARMOR]
