@@ -26,7 +26,7 @@ fuzz:  ## mutated handshakes and first messages for ten minutes (FUZZ_SECONDS, F
 bench: ## measure this server and its peers, for docs/performance.md, into .state/bench/full (20 minutes)
 	@.ci/bootstrap test && exec .venv/bin/terminal-supervisor bench full --set-up $(BENCH_ARGS)
 
-check: ## formatter, linter, two type checkers, the arrows between packages, shell scripts
+check: ## formatter, linter, two type checkers, the arrows between packages, the Dockerfile, shell scripts
 	@.ci/bootstrap check && exec .ci/check
 
 down:  ## end the engine of the project's own, if it runs; images stay
