@@ -32,6 +32,7 @@ from supervisor.sandbox.containers import HardenedContainer, HardenedContainers,
 from supervisor.sandbox.handing import AdoptedSandbox, HandedSandbox
 from supervisor.sandbox.image import PROGRAMS
 from supervisor.sandbox.inside import Judged, judged
+from supervisor.sandbox.isolation_watch import IsolationWatch
 from supervisor.sandbox.leaving import LONGEST_GRACE, Gate
 from supervisor.sandbox.lifeline import SOCKET_NAME, LifelineTerminal, open_lifeline_socket
 from supervisor.sandbox.network import NetworkFacts
@@ -90,6 +91,7 @@ class DockerProvider:
         profiles: the providers of the operator's profiles, by name.
         group: the control group of all sessions; None where they have none.
         egress: what is known of the network's egress; None where nobody filters it.
+        isolation: what is known of its isolation; None where nobody has proved any.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class DockerProvider:
         self.containers = containers
         self.network = network
         self.egress: EgressWatch | None = None
+        self.isolation: IsolationWatch | None = None
         self.group: SessionsGroup | None = None
         self.estate = estate
         self._command = command
@@ -147,16 +150,20 @@ class DockerProvider:
     @property
     def closed(self) -> str | None:
         """Why no session may start now, although sandboxes may wait for some; None when one may."""
-        return UNSAFE_NETWORK if self.egress is not None and self.egress.problem else None
+        watches = [watch for watch in (self.egress, self.isolation) if watch is not None]
+        return UNSAFE_NETWORK if any(watch.problem for watch in watches) else None
 
     def require_ready(self) -> None:
         """Let a session start, or not.
 
         Raises:
-            SandboxError: not, for the time being: what a session may reach is not under control.
+            SandboxError: not, for the time being: what a session may reach, or who may reach it, is not under
+                control.
         """
         if self.egress is not None:
             self.egress.require_ready()
+        if self.isolation is not None:
+            self.isolation.require_ready()
 
     def session_at(self, address: str) -> tuple[str, str]:
         """Return the container and the session that have `address` on the network, empty where there are

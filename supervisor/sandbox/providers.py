@@ -34,7 +34,7 @@ from supervisor.sandbox.egress import egress_plan, missing_egress, prove_egress,
 from supervisor.sandbox.handing import HandingProvider
 from supervisor.sandbox.identity import Identity, this_process
 from supervisor.sandbox.image import ImageFacts, image_need, read_image
-from supervisor.sandbox.isolation import prove_isolation
+from supervisor.sandbox.isolation_watch import IsolationWatch
 from supervisor.sandbox.lifeline import runtime_directory
 from supervisor.sandbox.local import LocalProvider, open_local_provider
 from supervisor.sandbox.network import NO_NETWORK, ensure_network, network_need
@@ -189,6 +189,9 @@ async def open_docker_provider(
             except ConfigurationError as error:  # kept out of the nursery, which would wrap it
                 failure = error
             else:
+                for made in (provider, *provider.profiles.values()):
+                    if made.isolation is not None:
+                        nursery.start_soon(made.isolation.run)
                 nursery.start_soon(pending.run)
                 nursery.start_soon(provider.containers.site.notices.run)
                 try:
@@ -332,8 +335,11 @@ async def _prove(provider: DockerProvider, settings: Settings, missing: Mapping[
     if settings.network == NO_NETWORK:
         seen[Measure.ISOLATION] = seen[Measure.EGRESS] = ("engine",)
     elif Measure.ISOLATION not in policy.without:
+        provider.isolation = IsolationWatch(
+            provider.containers, provider.network.bridge, settings.reconcile_interval
+        )
         try:
-            await prove_isolation(provider.containers)
+            await provider.isolation.prove()
         except (DockerError, SandboxError) as error:
             raise ConfigurationError(f"isolation of the network {settings.network}: {error}") from error
         seen[Measure.ISOLATION] = ("packets",)
