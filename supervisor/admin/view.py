@@ -22,7 +22,7 @@ class View:
     """A running supervisor, as its operator sees it.
 
     Attributes:
-        started_at: seconds since the epoch.
+        started_at: when, by CLOCK_MONOTONIC.
     """
 
     settings: Settings
@@ -30,7 +30,7 @@ class View:
     registry: SessionRegistry
     gateway: Gateway
     monitor: ResourceMonitor
-    started_at: float = attrs.field(factory=time.time)
+    started_at: float = attrs.field(factory=time.monotonic)
 
     @property
     def pool(self) -> WarmPool | None:
@@ -85,7 +85,7 @@ class View:
             "provider": self.provider.name,
             "isolated": self.provider.isolated,
             "security": self.provider.security.as_json(),
-            "uptime_seconds": round(time.time() - self.started_at, 3),
+            "uptime_seconds": round(time.monotonic() - self.started_at, 3),
             "sessions": {
                 "open": len(sessions),
                 "limit": self.settings.max_sessions,

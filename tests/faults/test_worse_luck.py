@@ -1,5 +1,6 @@
 """Rarer misfortunes, each on the real engine with a supervisor of its own: out of memory, fork storms, a
-stopped supervisor, another network namespace, creates that go on after both of their masters are dead.
+clock that jumps, a stopped supervisor, another network namespace, creates that go on after both of their
+masters are dead.
 """
 
 import os
@@ -52,6 +53,42 @@ async def _until_gone(one: Supervised, processes: set[int]) -> tuple[float, floa
     while await one.containers():
         await trio.sleep(0.05)
     return dead, trio.current_time() - began
+
+
+async def test_a_wall_clock_that_jumps_ends_nothing(
+    docker_host: str, workbench_image: str, tmp_path: Path
+) -> None:
+    """Ten days ahead, then ten days back: for one supervisor by a virtual wall clock, so that the other one's
+    is right. What is alive is known by the kernel, how long by the monotonic clock."""
+    offset = tmp_path / "offset"
+    offset.write_text("0")
+    prelude = (
+        "import time, pathlib; right = time.time; "
+        f"time.time = lambda: right() + float(pathlib.Path({str(offset)!r}).read_text())"
+    )
+    with trio.fail_after(LIMIT):
+        async with (
+            supervised(docker_host, tmp_path, prelude=prelude, RECONCILE_INTERVAL_MS="1000") as jumping,
+            supervised(docker_host, tmp_path, RECONCILE_INTERVAL_MS="1000") as steady,
+            visit(jumping.url) as one,
+            visit(steady.url) as other,
+        ):
+            await one.read_until(PROMPT)
+            await other.read_until(PROMPT)
+            for days in (10, -10):
+                offset.write_text(str(days * 86400))
+                await trio.sleep(3)  # three reconciliations of each
+                for number, visitor in enumerate((one, other)):
+                    await visitor.echo(f"still-{number}-there-{days}")
+                async with visit(jumping.url) as new:
+                    await new.read_until(PROMPT)
+                    await new.tell({"type": "leave"})
+                    await new.read_to_end()
+            assert jumping.events("left-over container") == steady.events("left-over container") == []
+            processes = await jumping.processes()
+            jumping.kill()
+            await jumping.wait_gone(processes)
+            await other.echo("unharmed")
 
 
 async def test_a_gate_that_the_kernel_kills_ends_its_own_session_only(
