@@ -21,7 +21,7 @@ from rich.table import Table
 from benchmarks import full, report, tables
 from benchmarks.adapters import ADAPTERS
 from benchmarks.client import Access
-from benchmarks.compare import compare
+from benchmarks.compare import FEWEST_ROUNDS, compare
 from benchmarks.display import Display
 from benchmarks.results import Results
 from benchmarks.runner import Part, Plan, begin, run
@@ -92,7 +92,8 @@ def parser() -> argparse.ArgumentParser:
         much.add_argument(
             f"--{field.name}",
             type=float if field.name in {"interval", "seconds", "rate"} else int,
-            help=f"default: {field.default}",
+            metavar="N",
+            help=f"{field.metadata['meaning']}; default: {field.default}",
         )
     much.add_argument("--pool", type=int, default=4, help="containers that wait, where there is a warm pool")
     out = command.add_argument_group("results")
@@ -316,10 +317,11 @@ def _compare(options: argparse.Namespace) -> int:
     table = Table(title=f"{options.before} → {options.after}")
     for heading in ("target", "scenario", "figure", "before", "after", "change", "p", "verdict"):
         table.add_column(heading)
-    worse = False
+    worse, undecided = False, 0
     for change in compare(Results.load(options.before), Results.load(options.after)):
         worse = worse or change.verdict == "worse"
-        if not options.all and change.verdict == "same":
+        undecided += change.p is None
+        if not options.all and change.verdict not in {"better", "worse"}:
             continue
         percent = f"{(change.after / change.before - 1) * 100:+.1f} %" if change.before else ""
         table.add_row(
@@ -327,7 +329,12 @@ def _compare(options: argparse.Namespace) -> int:
             f"{change.before:.4g} {change.unit}", f"{change.after:.4g} {change.unit}",
             percent, "" if change.p is None else f"{change.p:.3f}", change.verdict,
         )  # fmt: skip
-    Console().print(table)
+    Console().print(table if table.rows else "Nothing changed that could be told from chance.")
+    if undecided:
+        print(
+            f"{undecided} figures cannot be judged: fewer than {FEWEST_ROUNDS} rounds in one of them "
+            "(--all shows them)."
+        )
     return EXIT_FAILED if worse else 0
 
 

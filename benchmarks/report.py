@@ -105,13 +105,15 @@ def text(results: Results) -> str:
             headings, rows = _rows(results, column, scenario)
             if not rows:
                 continue
-            table = Table(title=f"{scenario} ({column})", title_justify="left")
+            table = Table()
             for number, heading in enumerate(headings):
                 # Not as markup, of which [ms] would be a part.
                 table.add_column(heading.replace("[", r"\["), justify="right" if number else "left")
             for row in rows:
                 table.add_row(*row)
-            console.print(table)
+            console.print(f"{scenario} ({column})", highlight=False)
+            if len(headings) > 1:
+                console.print(table)
             for note in _notes(results, column, scenario):
                 console.print(f"  {note}", highlight=False, markup=False)
     for remark in results.document["remarks"]:

@@ -44,7 +44,10 @@ class Results:
     @classmethod
     def load(cls, path: Path) -> "Results":
         """Read a saved document."""
-        return cls(json.loads(path.read_text()))
+        try:
+            return cls(json.loads(path.read_text()))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
 
     @classmethod
     def begin(cls, **what: Any) -> "Results":

@@ -274,9 +274,8 @@ def _peer(
         port = _free_port()
         arguments = command(options, port)
         if not shutil.which(arguments[0]):
-            raise ConfigurationError(
-                f"{name} is not installed: run `terminal-supervisor bench install-peers` first"
-            )
+            how = "put it on the PATH" if name == "ttyd" else "run `terminal-supervisor bench install-peers`"
+            raise ConfigurationError(f"{name} is not installed: {how} first")
         environment = {
             "PATH": os.environ["PATH"],
             "PS1": "$ ",

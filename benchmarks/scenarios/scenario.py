@@ -1,6 +1,7 @@
 """What a scenario is."""
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import attrs
 
@@ -8,33 +9,24 @@ from benchmarks.measuring import Record
 from benchmarks.targets import Running
 
 
+def _much(default: Any, meaning: str) -> Any:
+    return attrs.field(default=default, metadata={"meaning": meaning})
+
+
 @attrs.frozen
 class Size:
-    """How much of everything; every run is bounded by it.
+    """How much of everything; every run is bounded by it. Each field's meaning is told by `--help`, too."""
 
-    Attributes:
-        starts: sessions that are opened one after another.
-        together: sessions that come at once.
-        keys: keystrokes that are measured.
-        interval: seconds between them, on average.
-        sessions: that are idle beside, or held in `idle`.
-        flooding: neighbours that flood.
-        megabytes: of output (10^6 bytes).
-        repeats: of what takes long.
-        seconds: of what goes on for a time.
-        rate: sessions per second that `start-rate` begins with.
-    """
-
-    starts: int = 20
-    together: int = 10
-    keys: int = 500
-    interval: float = 0.01
-    sessions: int = 50
-    flooding: int = 1
-    megabytes: int = 100
-    repeats: int = 5
-    seconds: float = 5.0
-    rate: float = 2.0
+    starts: int = _much(20, "sessions that are opened one after another")
+    together: int = _much(10, "sessions that come at once")
+    keys: int = _much(500, "keystrokes that are measured")
+    interval: float = _much(0.01, "seconds between them, on average")
+    sessions: int = _much(50, "sessions that are idle beside, or held in `idle`")
+    flooding: int = _much(1, "neighbours that flood")
+    megabytes: int = _much(100, "MB of output (10^6 bytes)")
+    repeats: int = _much(5, "how often what takes long is repeated")
+    seconds: float = _much(5.0, "seconds of what goes on for a time")
+    rate: float = _much(2.0, "sessions per second that come, at first")
 
     @classmethod
     def smoke(cls) -> "Size":
