@@ -4,7 +4,7 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -71,21 +71,27 @@ async def _until_gone(
     What is left after `BOUND` is noted, and ended.
     """
     pids = [pid for each in marked for pid in each.pids]
+
+    async def watch(what: str, there: Callable[[], Awaitable[bool]]) -> None:
+        while await there():
+            if time.perf_counter() > began + BOUND:
+                record.notes.append(f"{what} are left {BOUND:g} s after the end of their sessions")
+                record.figure(f"{what}.left", 1, "")
+                return
+            await trio.sleep(LOOK_EVERY)
+        record.distribution(what).add(time.perf_counter() - began)
+
+    async def processes() -> bool:
+        await trio.lowlevel.checkpoint()
+        return alive(pids)
+
+    async def containers() -> bool:
+        return bool(ours & await _containers(docker))
+
     try:
-        while alive(pids):
-            if time.perf_counter() > began + BOUND:
-                record.notes.append(f"processes are left {BOUND:g} s after the end of their sessions")
-                break
-            await trio.sleep(LOOK_EVERY)
-        record.distribution("processes").add(time.perf_counter() - began)
-        if docker is None:
-            return
-        while ours & await _containers(docker):
-            if time.perf_counter() > began + BOUND:
-                record.notes.append(f"containers are left {BOUND:g} s after the end of their sessions")
-                break
-            await trio.sleep(LOOK_EVERY)
-        record.distribution("containers").add(time.perf_counter() - began)
+        await watch("processes", processes)
+        if docker is not None:
+            await watch("containers", containers)
     finally:
         for each in marked:
             each.kill()
