@@ -1,6 +1,9 @@
 """Schedules, distributions, results, thresholds and significance, without any server."""
 
 import json
+import os
+import signal
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,7 +17,7 @@ from benchmarks.compare import compare, permutation_test
 from benchmarks.measuring import Record, Times, arrivals
 from benchmarks.results import Results
 from benchmarks.scenarios import SCENARIOS
-from benchmarks.targets import TARGETS
+from benchmarks.targets import MARK, TARGETS, _kill_marked
 from benchmarks.thresholds import Threshold
 
 
@@ -178,3 +181,15 @@ def test_everything_is_listed_and_described(capsys: pytest.CaptureFixture[str]) 
         assert scenario.question.endswith("?")
         assert main(["describe", name]) == 0
     assert parser().parse_args(["run", "--keys", "5"]).keys == 5
+
+
+def test_what_a_peer_leaves_behind_is_ended() -> None:
+    command = ["sleep", "600"]
+    with (
+        subprocess.Popen(command, env={**os.environ, MARK: "mine"}) as mine,
+        subprocess.Popen(command, env={**os.environ, MARK: "another"}) as another,
+    ):
+        _kill_marked("mine")
+        assert mine.wait(10) == -signal.SIGKILL
+        assert another.poll() is None
+        another.kill()
