@@ -38,7 +38,7 @@ from supervisor.sandbox.lifeline import SOCKET_NAME, LifelineTerminal, open_life
 from supervisor.sandbox.network import NetworkFacts
 from supervisor.sandbox.policy import HardeningPolicy, Mount
 from supervisor.sandbox.sandbox import Sandbox
-from supervisor.sandbox.seen import only_child
+from supervisor.sandbox.seen import only_child, user_of
 from supervisor.sandbox.terminal import LeaseRequest, Terminal
 from supervisor.sandbox.usage import Usage, find_cgroups
 from supervisor.sandbox.users import user_name
@@ -174,6 +174,13 @@ class DockerProvider:
                 return sandbox.name, session
         return "", ""
 
+    def session_of(self, uid: int) -> tuple[str, str]:
+        """Return the container and the session whose processes have that user id on this host, empty where
+        there are none, or several.
+        """
+        found = [(each.name, session) for session, each in self.occupied.items() if each.uid == uid]
+        return found[0] if len(found) == 1 else ("", "")
+
     @asynccontextmanager
     async def lease(self, request: LeaseRequest) -> AsyncGenerator[Terminal]:
         """See `SandboxProvider`."""
@@ -298,6 +305,7 @@ class DockerProvider:
             found,
             cgroups,
             made.addresses,
+            user_of(pid) if self.containers.site.local else None,
         )
 
     # ------------------------------------------------------------------ resources
@@ -352,6 +360,7 @@ class DockerProvider:
                 self.occupied,
                 None,
                 cgroups=find_cgroups(handed.pid, ""),  # as sure as the pid, which the lifeline vouches for
+                uid=user_of(handed.pid),
             )
             try:
                 yield

@@ -29,6 +29,7 @@ from supervisor.reaping.reconciler import Reconciler
 from supervisor.sandbox.apparmor import GATE_PROFILE, make_session_profile, not_enforced
 from supervisor.sandbox.budget import SessionsGroup, sessions_group
 from supervisor.sandbox.containers import HardenedContainers, Site
+from supervisor.sandbox.denials import report_denials
 from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.egress import egress_plan, missing_egress, prove_egress, report_events
 from supervisor.sandbox.handing import HandingProvider
@@ -194,6 +195,8 @@ async def open_docker_provider(
                         nursery.start_soon(made.isolation.run)
                 nursery.start_soon(pending.run)
                 nursery.start_soon(provider.containers.site.notices.run)
+                if engine.local:
+                    nursery.start_soon(report_denials, provider.session_of)
                 try:
                     yield provider
                 finally:

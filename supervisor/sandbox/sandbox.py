@@ -29,6 +29,7 @@ class Sandbox:
             ended.
         cgroups: where its use of resources can be read, if this host shows it.
         nano_cpus: its CPU limit when it is not slowed down.
+        uid: of its processes on this host; None where this host does not show it.
         addresses: on its networks; unknown, so empty, when another process started it.
     """
 
@@ -42,6 +43,7 @@ class Sandbox:
     _judged: Judged = UNSEEN
     cgroups: Cgroups | None = None
     addresses: frozenset[str] = frozenset()
+    uid: int | None = None
 
     @asynccontextmanager
     async def claim(self, request: LeaseRequest) -> AsyncGenerator[SandboxTerminal]:

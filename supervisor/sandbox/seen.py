@@ -165,6 +165,15 @@ def glance(pid: int) -> tuple[str, ...]:
     return (*(line for line in lines if line.startswith(_RIGHTS)), label)
 
 
+def user_of(pid: int) -> int | None:
+    """Return the user id of a process on this host; None when there is no such process."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith("Uid:")), None)
+
+
 def only_child(pid: int) -> int | None:
     """Return the one child that a gate has; None when this host's /proc does not tell."""
     try:
