@@ -27,6 +27,7 @@ TEXT, BINARY = 1, 2  # opcodes (RFC 6455, section 11.8)
 # Frames that are no whole message: fragments, pings, pongs. Each costs more to parse than to send.
 FRAME_RATE = 64  # a second
 FRAME_BURST = 4096  # at once: a message of the largest size in fragments of 256 bytes
+ANSWER_TIME = 0.5  # seconds in which a ping is usually answered
 CLOSE_TIMEOUT = 2.0  # seconds to deliver our close frame and get the peer's
 
 
@@ -110,8 +111,6 @@ class WebSocket:
             self._reading = False
         if not data:
             raise ConnectionLostError
-        if self._asked is not None:
-            self._pinged.unpark_all()  # the next ping is due sooner than this one's answer was
         self._heard, self._asked = trio.current_time(), None
         self._protocol.receive_data(bytes(data))
         self._events = self._protocol.events()
@@ -232,7 +231,11 @@ class WebSocket:
             if self._asked is None:
                 deadline = self._heard + settings.ping_interval
             else:
+                # An answer wakes nobody: it is looked for when the next ping is due, unless it is late.
                 deadline = self._asked + settings.ping_timeout
+                next_ping = self._asked + settings.ping_interval + ANSWER_TIME
+                if trio.current_time() < next_ping:
+                    deadline = min(deadline, next_ping)
             if self._pong is not None:
                 payload, self._pong = self._pong, None
                 await self._write_unless_closing(Pong(payload))
