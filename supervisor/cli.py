@@ -21,6 +21,7 @@ from supervisor.handover.channel import HandoverError
 from supervisor.measures import SecurityStatus
 from supervisor.observability.audit import configure_audit
 from supervisor.observability.log import configure_logging
+from supervisor.provision.bill import bill_of_materials
 from supervisor.provision.report import Report
 from supervisor.provision.setup import prepared, setup, teardown
 from supervisor.reaping.reconciler import Reconciler
@@ -137,6 +138,10 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="for programs")
     command.add_argument("--no-setup", action="store_true", help="rely on an earlier `setup`; build nothing")
     command.set_defaults(run=_attack)
+
+    command = commands.add_parser("image", help="say what is in the sandbox image")
+    command.add_argument("action", choices=["sbom"], help="its software bill of materials: CycloneDX, JSON")
+    command.set_defaults(run=_image)
 
     command = commands.add_parser("engine", help="manage the engine of the project's own, if it runs")
     command.add_argument(
@@ -266,6 +271,17 @@ def _attack(settings: Settings, options: argparse.Namespace) -> int:
     report = trio.run(attempt)
     print(json.dumps(report.as_json(), indent=2) if options.json else report)
     return 1 if report.failed else 0
+
+
+def _image(settings: Settings, options: argparse.Namespace) -> None:
+    async def run() -> dict[str, Any]:
+        async with Docker(settings.docker_host or None) as docker:
+            return await bill_of_materials(docker, settings.image)
+
+    try:
+        print(json.dumps(trio.run(run), indent=2))
+    except (DockerError, ValueError) as error:
+        raise ConfigurationError(f"DOCKER_HOST={settings.docker_host}: {error}") from error
 
 
 def _engine(settings: Settings, options: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from supervisor.engine import Docker
 from supervisor.errors import ConfigurationError
 from supervisor.provision import image
 from supervisor.provision.base import BaseRecipe, ensure_base, find_image
+from supervisor.provision.bill import bill_of_materials
 from supervisor.provision.host import CommandError
 from supervisor.provision.image import Programs, ensure_sandbox_image
 from supervisor.provision.npm_cli import NODE_VERSION
@@ -174,6 +175,9 @@ async def test_a_cli_from_npm_runs_in_a_confined_container(
             conftest.missing(request, f"npm could not fetch Node: {str(error).splitlines()[-1]}")
         assert await output_of(docker, name, "tool", "a b", "*") == f"a b * appuser v{NODE_VERSION}\n"
         labels = (await docker.images.inspect(name))["Config"]["Labels"]
+        bill = await bill_of_materials(docker, name)
+    urls = {each.get("purl") for each in bill["components"]}
+    assert {"pkg:npm/%40example/tool@1.0.0", f"pkg:generic/node@{NODE_VERSION}"} <= urls
     assert labels["terminal-supervisor.cli"] == "@example/tool@1.0.0"
     assert labels["terminal-supervisor.node"] == NODE_VERSION
     assert labels["terminal-supervisor.commands"] == "tool"
