@@ -30,4 +30,9 @@ int status_of(const char *path, const char *argument);
 /* Write all of it; what fails was stopped at that step. */
 void write_all(int fd, const void *from, size_t n, const char *step);
 
+/* Answer whoever connects to that TCP port, until killed. */
+_Noreturn void serve(int port);
+/* Connect to a lifeline socket in a child, and say what a gate says. */
+_Noreturn void pretend(const char *path);
+
 #endif

@@ -182,6 +182,13 @@ static void reach_by_udp(const char *argument)
     say_hello(argument, SOCK_DGRAM);
 }
 
+static void connect_only(const char *argument)
+{
+    struct target target = target_of(argument);
+    connected(&target, SOCK_STREAM);
+    succeeded("connected to %s port %d", target.address, target.port);
+}
+
 static size_t put(unsigned char *to, size_t at, const void *from, size_t n)
 {
     memcpy(to + at, from, n);
@@ -260,24 +267,6 @@ static void ask_by_tcp(const char *argument)
     ask(argument, SOCK_STREAM);
 }
 
-/* Another host on the link, by IPv6, whatever addresses it has been given: `INTERFACE,ADDRESS,PORT`. */
-static void reach_by_ipv6(const char *argument)
-{
-    struct sockaddr_in6 to = {.sin6_family = AF_INET6};
-    char interface[32], address[64], answer[200];
-    int port = 0;
-    sscanf(argument, "%31[^,],%63[^,],%d", interface, address, &port);
-    inet_pton(AF_INET6, address, &to.sin6_addr);
-    to.sin6_port = htons((uint16_t)port);
-    to.sin6_scope_id = if_nametoindex(interface);
-    int fd = (int)must(socket(AF_INET6, SOCK_STREAM, 0), "socket");
-    be_patient(fd);
-    must(connect(fd, (struct sockaddr *)&to, sizeof to), "connect");
-    must(send(fd, "hello", 5, MSG_NOSIGNAL), "send");
-    receive(fd, answer, sizeof answer);
-    succeeded("an answer from %s port %d: %s", address, port, answer);
-}
-
 static void abstract_socket(const char *name)
 {
     struct sockaddr_un to = {.sun_family = AF_UNIX};
@@ -286,6 +275,39 @@ static void abstract_socket(const char *name)
     int fd = (int)must(socket(AF_UNIX, SOCK_STREAM, 0), "socket");
     must(connect(fd, (struct sockaddr *)&to, (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + length)), "connect");
     succeeded("speaks with a program of the host by a socket without a file");
+}
+
+_Noreturn void serve(int port)
+{
+    struct sockaddr_in any = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    char text[100];
+    if (bind(fd, (struct sockaddr *)&any, sizeof any) < 0 || listen(fd, 10) < 0) exit(1);
+    for (;;) {
+        int connection = accept(fd, NULL, NULL);
+        if (recv(connection, text, sizeof text, 0) > 0) send(connection, "a session", 9, MSG_NOSIGNAL);
+        close(connection);
+    }
+}
+
+/* REDY with a terminal, as docs/gate.md has it. */
+_Noreturn void pretend(const char *path)
+{
+    if (fork() == 0) {
+        static const unsigned char ready[] = "REDY\0\0\0\4\0\0\0\2";
+        struct sockaddr_un to = {.sun_family = AF_UNIX};
+        union {
+            struct cmsghdr head;
+            char room[CMSG_SPACE(sizeof(int))];
+        } control = {.head = {.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
+        struct iovec part = {(void *)ready, 12};
+        struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control.room};
+        int terminal = posix_openpt(O_RDWR | O_NOCTTY), fd = socket(AF_UNIX, SOCK_STREAM, 0);
+        memcpy(CMSG_DATA(&control.head), &terminal, sizeof terminal);
+        strncpy(to.sun_path, path, sizeof to.sun_path - 1);
+        if (connect(fd, (struct sockaddr *)&to, sizeof to) == 0) sendmsg(fd, &message, MSG_NOSIGNAL);
+    }
+    for (;;) pause();
 }
 
 const struct attack network_attacks[] = {
@@ -306,13 +328,13 @@ const struct attack network_attacks[] = {
     {"metadata-service", reach_by_tcp},
     {"host-port", reach_by_tcp},
     {"another-session", reach_by_tcp},
-    {"host-loopback", reach_by_tcp},
+    {"host-loopback", connect_only},
     {"datagrams", reach_by_udp},
     {"foreign-resolver", ask_by_udp},
     {"foreign-resolver-by-tcp", ask_by_tcp},
     {"names-as-messages", ask_by_udp},
+    {"look-up", ask_by_udp},
     {"echo-outside", raw_socket},
-    {"ipv6", reach_by_ipv6},
     {"abstract-socket", abstract_socket},
     {NULL, NULL},
 };

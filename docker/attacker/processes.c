@@ -168,14 +168,13 @@ static void signal_neighbour(const char *argument)
     succeeded("signals reach another session");
 }
 
-static void enter_host(const char *argument UNUSED)
+static void enter_host(const char *process)
 {
-    char name[65] = "?";
-    int fd = (int)must(open("/proc/1/ns/mnt", O_RDONLY | O_CLOEXEC), "/proc/1/ns/mnt");
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%s/ns/mnt", process);
+    int fd = (int)must(open(path, O_RDONLY | O_CLOEXEC), path);
     must(setns(fd, 0), "setns");
-    must(access("/proc/1/root", X_OK), "/proc/1/root");
-    gethostname(name, sizeof name);
-    succeeded("sees the file system of the host");
+    succeeded("sees the file system of the host, as the supervisor does");
 }
 
 /* A System V segment by its key. */

@@ -1,7 +1,7 @@
 """What an attack is, what may stand in its way, and what came of trying it."""
 
 from collections.abc import Iterable, Mapping
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Final
 
 import attrs
@@ -16,6 +16,9 @@ class Habit(StrEnum):
 
     USER = "user"
     DEVICES = "devices"
+    PEER = "peer"
+    FRAMES = "frames"
+    SHELL = "restricted-shell"
 
 
 Defence = Measure | Habit
@@ -25,7 +28,20 @@ DEFENCES: Final[tuple[Defence, ...]] = (*Measure, *Habit)
 HABITS: Final = {
     Habit.USER: "an ordinary user, never root",
     Habit.DEVICES: "no device but the harmless ones that engines admit",
+    Habit.PEER: "the kernel is asked who speaks on a lifeline",
+    Habit.FRAMES: "output reaches clients so that it cannot pass for a message",
+    Habit.SHELL: "a shell that runs listed commands and knows no operators",
 }
+
+
+class Stage(Enum):
+    """Where an attack is tried."""
+
+    ALONE = "in a session without a network"
+    NETWORK = "in a session on a network with a neighbour, and a world outside"
+    SHARED = "in a container that shares its host's namespaces"
+    KEYBOARD = "at the keyboard of a session's shell"
+    DIALOGUE = "in what the supervisor is told"
 
 
 def _set(defences: Iterable[Defence]) -> frozenset[Defence]:
@@ -43,6 +59,7 @@ class Attack:
         argument: of the function; names in braces are filled in by the run.
         given: defences that are there in any case, also when it shall succeed: it is about what one can do in
             spite of them.
+        stage: see there.
         landlock: version of Landlock's interface that it takes to stop it.
         bounded: how much of it is done at most, and what is undone; empty for what is over as soon as it is
             done.
@@ -53,6 +70,7 @@ class Attack:
     stopped_by: frozenset[Defence] = attrs.field(converter=_set)
     argument: str = ""
     given: frozenset[Defence] = attrs.field(default=frozenset[Defence](), converter=_set)
+    stage: Stage = Stage.ALONE
     landlock: int = 1
     bounded: str = ""
 

@@ -2,13 +2,16 @@
 
 from typing import Final
 
-from supervisor.attacks.attack import Attack, Habit
+import attrs
+
+from supervisor.attacks.attack import Attack, Habit, Stage
 from supervisor.measures import Measure
 
 SECCOMP, APPARMOR, USERNS, LANDLOCK = Measure.SECCOMP, Measure.APPARMOR, Measure.USERNS, Measure.LANDLOCK
 READ_ONLY, TMPFS, LIMITS = Measure.READ_ONLY, Measure.TMPFS, Measure.LIMITS
 CAPABILITIES, NO_NEW_PRIVILEGES = Measure.CAPABILITIES, Measure.NO_NEW_PRIVILEGES
 NAMESPACES, UID = Measure.NAMESPACES, Measure.SESSION_UID
+EGRESS, ISOLATION = Measure.EGRESS, Measure.ISOLATION
 USER, DEVICES = Habit.USER, Habit.DEVICES
 
 FILES: Final = (
@@ -169,4 +172,122 @@ SOCKETS: Final = (
     Attack("server", "serve others", {LANDLOCK}, landlock=4),
 )
 
-CATALOG: Final = (*FILES, *KERNEL, *PROCESSES, *EXHAUSTION, *SOCKETS)
+_SAYS: Final = '"type":"status","payload":"disconnected"'
+
+NETWORK: Final = tuple(
+    attrs.evolve(each, stage=Stage.NETWORK, landlock=4)
+    for each in (
+        Attack(
+            "unlisted-site",
+            "a site that is not listed, under a listed name",
+            {EGRESS},
+            "{unlisted},443,api.listed.example",
+        ),
+        Attack("tls-without-a-name", "a listed host, without saying for whom", {EGRESS}, "{endpoint},443"),
+        Attack(
+            "other-tenant",
+            "another site at a listed host's address",
+            {EGRESS},
+            "{cdn},443,tenant.other.example",
+        ),
+        Attack(
+            "private-address",
+            "the host's own network, by a listed name",
+            {EGRESS},
+            "{private},443,api.listed.example",
+        ),
+        Attack("metadata-service", "the host's rights in its cloud", {EGRESS, LANDLOCK}, "{metadata},80"),
+        Attack(
+            "unlisted-port", "a site that is not listed, without TLS", {EGRESS, LANDLOCK}, "{unlisted},80"
+        ),
+        Attack("other-port", "another service of a listed host", {EGRESS, LANDLOCK}, "{endpoint},7007"),
+        Attack("datagrams", "a site that is not listed, by UDP", {EGRESS}, "{unlisted},443"),
+        Attack("foreign-resolver", "another resolver", {EGRESS}, "{resolver},53,c2VjcmV0.unlisted.example"),
+        Attack(
+            "foreign-resolver-by-tcp",
+            "another resolver, by TCP",
+            {EGRESS},
+            "{resolver},53,c2VjcmV0.unlisted.example",
+        ),
+        Attack(
+            "names-as-messages",
+            "messages in names that the engine's resolver is asked for",
+            {EGRESS},
+            "{embedded},53,c2VjcmV0.unlisted.example",
+        ),
+        Attack(
+            "echo-outside",
+            "a host outside, by ICMP",
+            {EGRESS, SECCOMP},
+            "{unlisted}",
+        ),
+        Attack("host-port", "the supervisor's and other ports of the host", {EGRESS, LANDLOCK}, "{host}"),
+        Attack("another-session", "another session's programs", {EGRESS, ISOLATION, LANDLOCK}, "{neighbour}"),
+    )
+)
+
+SHARED: Final = tuple(
+    attrs.evolve(each, stage=Stage.SHARED)
+    for each in (
+        Attack("host-processes", "what runs on the host", {NAMESPACES}),
+        Attack(
+            "neighbours-credentials",
+            "another session's credentials",
+            {NAMESPACES, CAPABILITIES, USER, UID},
+            "{neighbour},{variable}",
+        ),
+        Attack(
+            "signal-neighbour", "end another session", {NAMESPACES, CAPABILITIES, USER, UID}, "{neighbour}"
+        ),
+        Attack(
+            "enter-host", "the host's files", {NAMESPACES, SECCOMP, CAPABILITIES, USER, UID}, "{supervisor}"
+        ),
+        Attack(
+            "host-memory", "memory that the host's programs share", {NAMESPACES, SECCOMP, USER, UID}, "{key}"
+        ),
+        Attack("host-loopback", "ports that only the host should reach", {NAMESPACES}, "127.0.0.1,{port}"),
+        Attack("abstract-socket", "sockets of the host's programs", {NAMESPACES}, "{socket}"),
+    )
+)
+
+KEYBOARD: Final = tuple(
+    Attack(f"shell-{name}", wants, {Habit.SHELL}, keys, stage=Stage.KEYBOARD)
+    for name, wants, keys in (
+        ("semicolon", "a second command", "listed; unlisted{enter}"),
+        ("and", "a second command, if the first succeeds", "listed && unlisted{enter}"),
+        ("pipe", "a second command in a pipe", "listed | unlisted{enter}"),
+        ("background", "a command in the background", "unlisted &{enter}"),
+        ("substitution", "a command in an argument", 'listed "$(unlisted)"{enter}'),
+        ("backticks", "the same, the old way", 'listed "`unlisted`"{enter}'),
+        ("process-substitution", "a command as a file", "listed >(unlisted){enter}"),
+        ("path", "a command by its path", "{programs}/unlisted{enter}"),
+        ("eval", "a command as text", "eval unlisted{enter}"),
+        ("assignment", "a command behind an assignment", "A=1 unlisted{enter}"),
+        ("variable", "a command in a variable", 'listed "${{X@P}}"{enter}'),
+        ("editor", "a command as the editor", "listed{edit}"),
+        ("expand-key", "a command at a key", "listed $(unlisted){expand}"),
+        # These two change the shell for whatever comes after them.
+        ("function", "a command under a listed name", "listed() {{ unlisted; }}; listed{enter}"),
+        ("prompt", "a command at each prompt", "PROMPT_COMMAND=unlisted{enter}{enter}"),
+    )
+)
+
+DIALOGUE: Final = (
+    Attack("impostor", "be taken for a session's gate", {Habit.PEER}, stage=Stage.DIALOGUE),
+    Attack(
+        "spoofed-message",
+        "have the client obey output",
+        {Habit.FRAMES},
+        "{prefix}{{" + _SAYS + "}}",
+        stage=Stage.DIALOGUE,
+    ),
+    Attack(
+        "spoofed-plain-message",
+        "the same in the older form",
+        {Habit.FRAMES},
+        "{{" + _SAYS + "}}",
+        stage=Stage.DIALOGUE,
+    ),
+)
+
+CATALOG: Final = (*FILES, *KERNEL, *PROCESSES, *EXHAUSTION, *SOCKETS, *NETWORK, *SHARED, *KEYBOARD, *DIALOGUE)

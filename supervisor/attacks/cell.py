@@ -2,14 +2,14 @@
 are.
 """
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 import trio
 
-from supervisor.attacks.attack import DEFENCES, Defence, Outcome
+from supervisor.attacks.attack import DEFENCES, Attack, Defence, Outcome
 from supervisor.attacks.weakened import JSON, weakened
 from supervisor.errors import SandboxError
 from supervisor.measures import Measure
@@ -27,37 +27,56 @@ _IDLE = 30
 _MARK = "@@ "
 
 
+Try = Callable[[AbstractSet[Defence], Sequence[Attack]], Awaitable[dict[str, Outcome]]]
+"""Tries attacks with some defences; returns what came of each, by name."""
+
+
 async def tried(
-    containers: HardenedContainers, on: AbstractSet[Defence], tools: Sequence[Mount], words: Sequence[str]
+    containers: HardenedContainers,
+    on: AbstractSet[Defence],
+    tools: Sequence[Mount],
+    words: Sequence[str],
+    at_once: Sequence[str] = (),
 ) -> dict[str, Outcome]:
     """Try attacks in a new container with the protection of `on` alone, one after the other.
 
     Args:
-        containers: of a provider without a network, on transport `lifeline`.
+        containers: by which policy; on transport `lifeline`.
         on: see `weakened`; all defences: the container is judged as each session's is.
         tools: the attacker among them, beside our own programs.
-        words: what the attacker is to do, `NAME=ARGUMENT` each.
+        words: what the attacker is to do, one after the other, `NAME=ARGUMENT` each.
+        at_once: what it is to do then, all at the same time: for what takes long and little.
 
     Returns: what came of each that was tried, by name.
 
     Raises:
         SandboxError: the container did not come up, or ended before the last attack.
     """
+    command = (program("attacker"), " ".join(words), " ".join(at_once))
     request = LeaseRequest(
-        "attack", (program("attacker"), " ".join(words)), {"TERM": "dumb"}, lifetime=LIFETIME, hangup_grace=0
+        "attack",
+        command,
+        {"TERM": "dumb"},
+        lifetime=LIFETIME,
+        hangup_grace=0,
     )
     output = b""
     with trio.fail_after(LIFETIME):
-        async with _gate(containers, on, tools) as gate, claimed(gate, request) as terminal:
+        async with started(containers, on, tools) as gate, claimed(gate, request) as terminal:
             while data := await terminal.receive_some():
                 output += data
     outcomes = parsed(output.decode(errors="replace"))
-    missing = {word.partition("=")[0] for word in words} - outcomes.keys()
+    missing = {each.partition("=")[0] for each in (*words, *at_once)} - outcomes.keys()
     if missing:
         raise SandboxError(
             f"nothing was heard of the attacks {', '.join(sorted(missing))}: {output[-300:]!r}"
         )
     return outcomes
+
+
+def word(attack: Attack, values: Mapping[str, str]) -> str:
+    """Return what to tell the attacker."""
+    return f"{attack.name}={attack.argument.format_map(values)}"
 
 
 def parsed(output: str) -> dict[str, Outcome]:
@@ -71,10 +90,15 @@ def parsed(output: str) -> dict[str, Outcome]:
 
 
 @asynccontextmanager
-async def _gate(
+async def started(
     containers: HardenedContainers, on: AbstractSet[Defence], tools: Sequence[Mount]
 ) -> AsyncGenerator[Lifeline]:
-    """Start a container with the protection of `on`, and yield its gate, ready for a command."""
+    """Start a container with the protection of `on`, and yield its gate, ready for a command.
+
+    Raises:
+        SandboxError: it did not come up, or is not what the policy asks for although nothing was taken away.
+        DockerError: the engine refuses.
+    """
     site, own_user = containers.site, Measure.SESSION_UID in on
     async with AsyncExitStack() as stack:
         policy = stack.enter_context(containers.policy_for_one()) if own_user else containers.policy

@@ -95,7 +95,10 @@ def _row_as_json(row: Row) -> dict[str, Any]:
 
 
 def _table(rows: Iterable[tuple[str, ...]]) -> list[str]:
-    rows = list(rows)
+    # What was heard from containers must not act on the terminal of whoever reads it.
+    rows = [
+        tuple("".join(each if each.isprintable() else "?" for each in cell) for cell in row) for row in rows
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -7,18 +7,25 @@ that of the attacks.
 
 import os
 import tempfile
-from collections.abc import Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Generator, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
 import attrs
 
-from supervisor.attacks.attack import DEFENCES, Attack, Defence, Outcome, Row
+from supervisor.attacks.attack import DEFENCES, Attack, Defence, Habit, Outcome, Row, Stage
 from supervisor.attacks.catalog import CATALOG
-from supervisor.attacks.cell import tried
+from supervisor.attacks.cell import Try, tried, word
+from supervisor.attacks.dialogue import Dialogue
+from supervisor.attacks.keyboard import Keyboard
+from supervisor.attacks.reach import BRIDGES, Reach, egress_settings
 from supervisor.attacks.report import Report
+from supervisor.attacks.shared import SECRET, Shared
 from supervisor.attacks.witness import witness
+from supervisor.attacks.world import world_outside
+from supervisor.egress.host import missing_programs_text
 from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError
 from supervisor.measures import Measure, parse_opt_outs
@@ -28,6 +35,7 @@ from supervisor.sandbox.landlock import kernel_version
 from supervisor.sandbox.network import NO_NETWORK
 from supervisor.sandbox.policy import Mount
 from supervisor.sandbox.providers import open_docker_provider
+from supervisor.sandbox.seen import only_child
 from supervisor.sandbox.verify import missing_measures, read_engine
 from supervisor.settings import Settings
 from supervisor.settings.knob import MIB
@@ -60,14 +68,30 @@ async def run(settings: Settings, attacks: Sequence[Attack]) -> Report:
     """
     if os.geteuid() != 0:
         raise ConfigurationError("attack makes containers without protection and test hosts: it needs root")
+    if text := missing_programs_text():
+        raise ConfigurationError(f"attack watches the rules of egress at work: {text}")
     wider = await _possible(settings)
-    async with open_docker_provider(wider) as provider:
+    rows: dict[str, Row] = {}
+    async with open_docker_provider(wider) as provider, witness(provider, {SECRET: "planted"}) as watched:
         containers = provider.containers
         containers.policy = attrs.evolve(containers.policy, nano_cpus=int(CPU_LIMIT * 1e9))
+        possible = frozenset(DEFENCES) - containers.policy.without
+        neighbour = only_child(provider.occupied[watched.session_id].pid)
+        assert neighbour is not None, "the session runs"
         with _tools(wider) as tools:
-            async with witness(provider, {}) as watched:
-                rows = await _Alone(containers, tools).rows(attacks)
-            return Report(rows, watched.before, watched.meanwhile)
+            stages: dict[Stage, Try] = {
+                Stage.ALONE: _Alone(containers, tools),
+                Stage.NETWORK: Reach(containers, tools, egress_settings(wider)),
+                Stage.SHARED: Shared(containers, tools, neighbour),
+                Stage.KEYBOARD: Keyboard(containers, tools, possible),
+                Stage.DIALOGUE: Dialogue(containers, tools, possible),
+            }
+            for stage, attempt in stages.items():
+                if mine := [each for each in attacks if each.stage is stage]:
+                    tried_here = frozenset({Habit.SHELL}) if stage is Stage.KEYBOARD else possible
+                    async with world_outside(BRIDGES) if stage is Stage.NETWORK else nullcontext():
+                        rows |= await _tabulated(mine, tried_here, attempt)
+        return Report([rows[each.name] for each in attacks], watched.before, watched.meanwhile)
 
 
 async def _possible(settings: Settings) -> Settings:
@@ -101,10 +125,10 @@ def attacker_program(directory: Path) -> Path:
 def _tools(settings: Settings) -> Generator[list[Mount]]:
     """Compile what is tried, and yield how it gets into containers."""
     attacker = attacker_program(settings.state_directory.absolute() / "bin")
-    # Copies with rights, where nobody but root finds them, and gone at the end.
+    # Copies with other names, two of them with rights, where nobody but root finds them.
     with tempfile.TemporaryDirectory(dir=attacker.parent, prefix="attacker-") as directory:
         paths = {"attacker": attacker}
-        for name in ("setuid", "capable"):
+        for name in ("setuid", "capable", "listed", "unlisted"):
             paths[name] = Path(directory) / name
             paths[name].write_bytes(attacker.read_bytes())
             paths[name].chmod(0o755)
@@ -115,61 +139,54 @@ def _tools(settings: Settings) -> Generator[list[Mount]]:
 
 @attrs.frozen
 class _Alone:
-    """The stage of that name."""
+    """Stage `ALONE`."""
 
     containers: HardenedContainers
-    tools: list[Mount]
+    tools: Sequence[Mount]
 
-    @property
-    def _possible(self) -> frozenset[Defence]:
-        return frozenset(DEFENCES) - self.containers.policy.without
-
-    @property
-    def _values(self) -> dict[str, str]:
+    async def __call__(self, on: AbstractSet[Defence], attacks: Sequence[Attack]) -> dict[str, Outcome]:
+        """Try `attacks` with the defences `on`; see `cell.Try`."""
         policy = self.containers.policy
-        return {
+        values = {
             "config": policy.config_directory,
             "setuid": program("setuid"),
             "capable": program("capable"),
             "memory": str(policy.memory // MIB + 64),
             "cpu": str(int(CPU_LIMIT * 100 + 3)),
         }
+        return await tried(self.containers, on, self.tools, [word(each, values) for each in attacks])
 
-    async def rows(self, attacks: Sequence[Attack]) -> list[Row]:
-        """Try `attacks`; return one row for each."""
-        found: dict[str, Row] = {}
-        for given in dict.fromkeys(each.given for each in attacks):
-            found |= await self._group(given, [each for each in attacks if each.given == given])
-        return [found[each.name] for each in attacks]
 
-    async def _group(self, given: frozenset[Defence], attacks: Sequence[Attack]) -> dict[str, Row]:
-        off = await self._try(given, attacks)
-        on = await self._try(self._possible, attacks)
-        alone: dict[Defence, Mapping[str, Outcome]] = {}
-        for defence in DEFENCES:
-            mine = [each for each in attacks if defence in each.stopped_by and self._can(defence, each)]
+async def _tabulated(attacks: Sequence[Attack], possible: frozenset[Defence], attempt: Try) -> dict[str, Row]:
+    """Try `attacks` of one stage without their defences, with each alone, and with all that is `possible`;
+    return one row for each, by name.
+    """
+    rows: dict[str, Row] = {}
+    for given in dict.fromkeys(each.given for each in attacks):
+        group = [each for each in attacks if each.given == given]
+        off = await attempt(given, group)
+        alone: dict[Defence, dict[str, Outcome]] = {}
+        for defence in _in_order(possible):
+            mine = [each for each in group if defence in each.stopped_by and _can_stop(defence, each)]
             if mine:
-                alone[defence] = await self._try(given | {defence}, mine)
-        return {
-            each.name: Row(
-                each,
-                off[each.name],
-                {
-                    defence: outcomes[each.name]
-                    for defence, outcomes in alone.items()
-                    if each.name in outcomes
-                },
-                on[each.name],
-            )
-            for each in attacks
-        }
+                alone[defence] = await attempt(given | {defence}, mine)
+        # Where there is but one defence, with all of them is with this one.
+        only = list(alone.values())
+        same = len(only) == 1 and possible == given | alone.keys()
+        on = only[0] if same else await attempt(possible, group)
+        for each in group:
+            mine_alone = {
+                one: outcomes[each.name] for one, outcomes in alone.items() if each.name in outcomes
+            }
+            rows[each.name] = Row(each, off[each.name], mine_alone, on[each.name])
+    return rows
 
-    def _can(self, defence: Defence, attack: Attack) -> bool:
-        """Whether this host has what is to stop the attack."""
-        if defence is Measure.LANDLOCK and kernel_version() < attack.landlock:
-            return False
-        return defence in self._possible
 
-    async def _try(self, on: frozenset[Defence], attacks: Sequence[Attack]) -> dict[str, Outcome]:
-        words = [f"{each.name}={each.argument.format_map(self._values)}" for each in attacks]
-        return await tried(self.containers, on, self.tools, words)
+def _in_order(possible: frozenset[Defence]) -> list[Defence]:
+    """Return `possible` in the order of tables."""
+    return [each for each in DEFENCES if each in possible]
+
+
+def _can_stop(defence: Defence, attack: Attack) -> bool:
+    """Whether this kernel's Landlock knows of what the attack does."""
+    return defence is not Measure.LANDLOCK or kernel_version() >= attack.landlock

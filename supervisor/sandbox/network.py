@@ -24,11 +24,12 @@ from supervisor.sandbox.lifeline import runtime_directory
 from supervisor.settings import Settings
 
 NO_NETWORK: Final = "none"
+ICC: Final = "com.docker.network.bridge.enable_icc"
+BRIDGE_NAME: Final = "com.docker.network.bridge.name"
 OPTIONS: Final = {
-    "com.docker.network.bridge.enable_icc": "false",
+    ICC: "false",
     "com.docker.network.bridge.host_binding_ipv4": "127.0.0.1",
 }
-_BRIDGE_NAME: Final = "com.docker.network.bridge.name"
 SECURITY_LABEL: Final = {"security-level": "restricted"}
 _CALL_TIMEOUT = 30.0  # seconds; making a bridge takes a few hundred milliseconds
 _LOCK_TIMEOUT = 120.0
@@ -70,7 +71,7 @@ async def ensure_network(docker: Docker, settings: Settings) -> NetworkFacts:
         found = await _of_name(docker, name)
         if not found:
             try:
-                await docker.networks.create(_configuration(name), timeout=_CALL_TIMEOUT)
+                await docker.networks.create(configuration(name), timeout=_CALL_TIMEOUT)
             except DockerError as error:
                 if error.status != CONFLICT:  # made by a supervisor of another host or user in this moment
                     raise
@@ -87,14 +88,15 @@ async def ensure_network(docker: Docker, settings: Settings) -> NetworkFacts:
             + "\n  ".join(problems)
             + f"\nRemove it (docker network rm {name}) to have it made anew, or choose another name"
         )
-    return _facts(name, shown)
+    return facts(name, shown)
 
 
-def _facts(name: str, shown: Mapping[str, Any]) -> NetworkFacts:
+def facts(name: str, shown: Mapping[str, Any]) -> NetworkFacts:
+    """Return what matters of a network, by what the engine says of it."""
     # What the engine calls a bridge that nobody gave a name.
     options: Mapping[str, str] = shown.get("Options") or JSON()
     addresses: JSON = shown.get("IPAM") or JSON()
-    bridge = options.get(_BRIDGE_NAME) or f"br-{shown['Id'][:12]}"
+    bridge = options.get(BRIDGE_NAME) or f"br-{shown['Id'][:12]}"
     configurations: list[dict[str, str]] = addresses.get("Config") or []
     gateway = next((each["Gateway"] for each in configurations if "Gateway" in each), "")
     return NetworkFacts(name, str(shown["Id"]), bridge, gateway)
@@ -153,7 +155,8 @@ def _locked(descriptor: int) -> bool:
     return True
 
 
-def _configuration(name: str) -> JSON:
+def configuration(name: str) -> JSON:
+    """Return the body of the call that makes a network for sessions."""
     return {
         "Name": name,
         "Driver": "bridge",

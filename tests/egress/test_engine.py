@@ -13,23 +13,19 @@ import trio
 from conftest import opt_outs
 from sandbox.conftest import docker_settings, execute
 
-from egress.outside import NAME_SERVERS, SERVERS
-from egress.world import (
+from egress.world import VISITOR, Attempt, words
+from supervisor.attacks.outside import (
     CDN,
     ENDPOINT,
     FOREIGN_RESOLVER,
     HOST_RESOLVER,
     METADATA,
+    NAME_SERVERS,
     PRIVATE,
+    SERVERS,
     UNLISTED,
-    VISITOR,
-    Attempt,
-    connect_outside,
-    ip,
-    namespace,
-    serving,
-    words,
 )
+from supervisor.attacks.world import connect_outside, ip, namespace, serving
 from supervisor.egress import nftables
 from supervisor.egress.events import EgressEvent
 from supervisor.errors import ConfigurationError, SandboxError
@@ -150,25 +146,6 @@ async def test_a_session_reaches_listed_names_only(
             owners = {provider.session_at(event.source) for event in events}
             assert owners == {(provider.occupied[REQUEST.session_id].name, REQUEST.session_id)}
     assert "c2VjcmV0.unlisted.example" in {event.name for event in events}
-
-
-async def test_without_the_measure_all_of_it_gets_out(
-    request: pytest.FixtureRequest, network_name: str, outside: list[str]
-) -> None:
-    settings = egress_settings(request, network_name, hardening_without=(*opt_outs(), "egress"))
-    with trio.fail_after(LIMIT):
-        async with open_docker_provider(settings, verify=False) as provider:
-            assert provider.egress is None
-            async with visiting(provider) as visitor:
-                results = await visitor.attempts(*(attack for attack, _ in ATTACKS))
-                assert results == [answer for _, answer in ATTACKS]
-            # The engine's resolver, told to ask somebody: it does, from inside of the container's network.
-            policy = attrs.evolve(provider.containers.policy, resolver=FOREIGN_RESOLVER)
-            provider.containers.policy = policy
-            async with visiting(provider) as visitor:
-                asked = await visitor.attempts(("dns", EMBEDDED, 53, "unlisted.example"))
-            assert asked == [UNLISTED]
-            assert f"dns {FOREIGN_RESOLVER} unlisted.example" in outside
 
 
 async def test_flushed_rules_stop_new_sessions_cold_and_warm(

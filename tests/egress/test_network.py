@@ -15,18 +15,15 @@ import pytest
 import trio
 import trustme
 
-from egress.world import (
+from egress.world import GATEWAY, SESSIONS, World, world
+from supervisor.attacks.outside import (
     CDN,
     ENDPOINT,
     FOREIGN_RESOLVER,
-    GATEWAY,
     HOST_RESOLVER,
     METADATA,
     PRIVATE,
-    SESSIONS,
     UNLISTED,
-    World,
-    world,
 )
 from supervisor.egress.events import EgressEvent
 from supervisor.egress.keeper import DIRECTORY, socket_path

@@ -4,47 +4,24 @@ world outside. They are connected to each other and to nothing else, so no packe
 
 import json
 import secrets
-import subprocess
 import sys
-from collections.abc import AsyncGenerator, Iterable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import attrs
 import trio
 
-from egress.outside import NAME_SERVERS, SERVERS
+from supervisor.attacks.outside import HOST_RESOLVER
+from supervisor.attacks.world import connect_outside, ip, namespace, serving, set_kernel
 from supervisor.egress.keeper import plan_as_json, socket_path
 from supervisor.egress.rules import Plan
 from supervisor.egress.watch import EgressWatch
 
-HERE = Path(__file__).parent
-VISITOR = HERE / "visitor.py"
+VISITOR = Path(__file__).with_name("visitor.py")
 Attempt = tuple[str, str, int, str]
 GATEWAY = "10.250.7.1"
 SESSIONS = ("10.250.7.2", "10.250.7.3")
-UPLINK = ("198.51.100.1", "198.51.100.2")
-ENDPOINT, UNLISTED, CDN, METADATA, PRIVATE = SERVERS
-HOST_RESOLVER, FOREIGN_RESOLVER = NAME_SERVERS
-
-
-def ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, timeout=20)
-
-
-def set_kernel(prefix: list[str], setting: str) -> None:
-    subprocess.run([*prefix, "sysctl", "-qw", setting], check=True, timeout=20)
-
-
-@contextmanager
-def namespace(name: str) -> Iterator[list[str]]:
-    """A network namespace; yields the prefix of commands that run in it."""
-    ip("netns", "add", name)
-    try:
-        ip("-n", name, "link", "set", "lo", "up")
-        yield ["nsenter", f"--net=/run/netns/{name}", "--"]
-    finally:
-        ip("netns", "delete", name)
 
 
 @attrs.define
@@ -140,54 +117,3 @@ async def world(*, certificate: Path | None = None) -> AsyncGenerator[World]:
         connect_outside(names[1], machine, ["-n", names[0]])
         async with serving(outside, certificate) as arrived:
             yield World(tag, machine, sessions, outside, arrived)
-
-
-def connect_outside(name: str, machine: list[str], on_machine: list[str], device: str = "up0") -> None:
-    """Give the world outside its addresses, and the machine its routes to them."""
-    ip(*on_machine, "address", "add", f"{UPLINK[0]}/24", "dev", device)
-    ip(*on_machine, "link", "set", device, "up")
-    ip("-n", name, "address", "add", f"{UPLINK[1]}/24", "dev", "eth0")
-    ip("-n", name, "link", "set", "eth0", "up")
-    ip("-n", name, "route", "add", "default", "via", UPLINK[0])
-    for address in (*SERVERS, *NAME_SERVERS):
-        ip("-n", name, "address", "add", f"{address}/32", "dev", "lo")
-        ip(*on_machine, "route", "add", f"{address}/32", "via", UPLINK[1])
-    set_kernel(machine, "net.ipv4.ip_forward=1")
-
-
-@asynccontextmanager
-async def serving(prefix: list[str], certificate: Path | None = None) -> AsyncGenerator[list[str]]:
-    """Run the world outside; yields what arrives there, line by line, as it grows."""
-    arrived: list[str] = []
-    command = [
-        *prefix,
-        sys.executable,
-        str(HERE / "outside.py"),
-        *([str(certificate)] if certificate else []),
-    ]
-    process = await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    output = process.stdout
-    ready = trio.Event()
-
-    async def read() -> None:
-        rest = b""
-        async for chunk in output:
-            *lines, rest = (rest + chunk).split(b"\n")
-            arrived.extend(line.decode() for line in lines)
-            ready.set()
-
-    try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(read)
-            with trio.fail_after(20):
-                await ready.wait()
-            yield arrived
-            nursery.cancel_scope.cancel()
-    finally:
-        process.kill()
-        with trio.CancelScope(shield=True):
-            await process.wait()
-        await trio.aclose_forcefully(output)
-        if process.stdin is not None:
-            await trio.aclose_forcefully(process.stdin)

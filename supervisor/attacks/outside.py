@@ -1,4 +1,4 @@
-"""The world outside, for tests: run in a network namespace that has the addresses below.
+"""The world outside, for attacks on egress: run in a network namespace that has the addresses below.
 
 Every address answers on TCP and UDP ports 80, 443 and 7007 with what arrived where, and so does port 53 of
 all but the name servers. What arrives is printed, a line each.
@@ -21,6 +21,8 @@ NAMES = {
 }
 SERVERS = ("203.0.113.10", "203.0.113.20", "203.0.113.30", "169.254.169.254", "10.99.99.99")
 NAME_SERVERS = ("203.0.113.2", "203.0.113.53")  # the host's own, and somebody's
+ENDPOINT, UNLISTED, CDN, METADATA, PRIVATE = SERVERS
+HOST_RESOLVER, FOREIGN_RESOLVER = NAME_SERVERS
 PORTS = (80, 443, 7007)
 TLS_PORT = 8443
 
@@ -30,7 +32,8 @@ def say(*words: object) -> None:
 
 
 def decoded(question: bytes) -> str:
-    labels, position = [], 12
+    labels: list[str] = []
+    position = 12
     while size := question[position]:
         labels.append(question[position + 1 : position + 1 + size].decode())
         position += 1 + size
