@@ -13,6 +13,7 @@ from sandbox.conftest import docker_settings
 from supervisor.attacks.attack import DEFENCES, Stage
 from supervisor.attacks.catalog import CATALOG
 from supervisor.attacks.cell import parsed
+from supervisor.attacks.markdown import BEGIN, END, table
 from supervisor.attacks.run import attacker_program, chosen, run
 from supervisor.errors import ConfigurationError
 from supervisor.measures import OPTIONAL, Measure
@@ -68,3 +69,9 @@ def test_what_the_attacker_says() -> None:
     found = parsed("noise\r\n@@ mount stopped mount: Permission denied\r\nx@@ bpf succeeded a program\r\n")
     assert found["mount"].text == "mount: Permission denied"
     assert (found["mount"].succeeded, found["bpf"].succeeded) == (False, True)
+
+
+def test_the_documented_table_is_current() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "security.md").read_text()
+    section = text[text.index(BEGIN) : text.index(END) + len(END)]
+    assert section == table(), "python -m supervisor.attacks.markdown prints it anew"
