@@ -15,7 +15,8 @@ import trio
 
 from supervisor.attacks.attack import Attack, Defence, Habit, Outcome
 from supervisor.attacks.cell import LIFETIME, started
-from supervisor.sandbox.containers import PROGRAMS, HardenedContainers
+from supervisor.sandbox.containers import HardenedContainers
+from supervisor.sandbox.image import PROGRAMS
 from supervisor.sandbox.leaving import claimed
 from supervisor.sandbox.policy import Mount
 from supervisor.sandbox.terminal import LeaseRequest, Terminal
