@@ -29,6 +29,7 @@ from supervisor.handover.taking import Successor, succeeding
 from supervisor.observability.audit import audit
 from supervisor.observability.log import get_logger
 from supervisor.observability.service import Service
+from supervisor.observability.traces import tracing
 from supervisor.protocol.closing import EndReason
 from supervisor.sandbox.handing import AdoptedSandbox, HandingProvider
 from supervisor.sandbox.providers import handing, measuring, open_provider
@@ -115,7 +116,11 @@ async def running(
         HandoverError: the process that has the sessions goes on (within an exception group).
     """
     pages = pages or Pages()
-    async with webhooks(settings) as hooks, trio.open_nursery() as sessions:
+    async with (
+        tracing(settings.traces, __version__),
+        webhooks(settings) as hooks,
+        trio.open_nursery() as sessions,
+    ):
         registry = SessionRegistry(settings, provider, sessions)
         records = session_records(provider)
         registry.watchers += [records, *watchers, *([hooks] if hooks else [])]

@@ -26,6 +26,7 @@ from supervisor.admission.environment import filter_client_environment
 from supervisor.admission.token import OneTimeTokens, cookie_values
 from supervisor.errors import SessionRefusedError
 from supervisor.gateway.http import Request
+from supervisor.observability.traces import span
 from supervisor.profiles import read_profiles
 from supervisor.protocol.closing import EndReason
 from supervisor.sandbox.terminal import LeaseRequest, SandboxProvider
@@ -268,10 +269,13 @@ class House:
             rows=rows,
             profile=identity.profile,
         )
-        if self._admit:
-            await self._ask_hook(self._admit, identity, client)
-        await self.capacity.admit(identity.owner, visitor)
-        return await self.registry.create(identity.owner, request, visitor, settings), False
+        with span("session start", standing=visitor.standing, profile=visitor.profile):
+            if self._admit:
+                with span("admission hook"):
+                    await self._ask_hook(self._admit, identity, client)
+            with span("room"):
+                await self.capacity.admit(identity.owner, visitor)
+            return await self.registry.create(identity.owner, request, visitor, settings), False
 
     async def _ask_hook(self, admit: AdmissionHook, identity: Identity, client: Client) -> None:
         address = "" if client.address is None else str(client.address)

@@ -23,6 +23,7 @@ from supervisor.engine import (
 from supervisor.errors import HardeningError, SandboxError
 from supervisor.measures import Measure
 from supervisor.observability.log import get_logger
+from supervisor.observability.traces import span
 from supervisor.reaping.engine_health import EngineHealth
 from supervisor.reaping.notices import EngineNotices
 from supervisor.reaping.pending import NOT_FOUND, PendingRemovals
@@ -152,7 +153,8 @@ class HardenedContainer:
         """
         if self.policy.auto_remove:
             self._pending.mark_started(self.name)
-        await self.engine.start(timeout=None)
+        with span("start the container", container=self.name):
+            await self.engine.start(timeout=None)
         try:
             self.inspected = await self.engine.show(timeout=None)
         except DockerError as error:
@@ -257,7 +259,8 @@ class HardenedContainers:
         container = HardenedContainer(site, policy, self.pending, name, config)
         self.pending.register(name)
         try:
-            await container.create()
+            with span("create the container", container=name):
+                await container.create()
             yield container
         finally:
             with trio.CancelScope(shield=True):  # `remove` has a deadline

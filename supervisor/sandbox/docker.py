@@ -24,6 +24,7 @@ from supervisor.errors import SandboxError
 from supervisor.measures import NO_SECURITY, SecurityStatus
 from supervisor.observability import metrics
 from supervisor.observability.log import get_logger
+from supervisor.observability.traces import span
 from supervisor.reaping.estate import Estate
 from supervisor.reaping.reconciler import Reconciler
 from supervisor.sandbox.attach import attach_gate
@@ -239,7 +240,8 @@ class DockerProvider:
             async with self._starting:
                 if site.health.problem:
                     raise SandboxError(f"no sandbox is started now: {site.health.problem}")
-                with self._within(trio.current_time() + site.start_timeout):
+                deadline = trio.current_time() + site.start_timeout
+                with self._within(deadline), span("prepare a sandbox", role=role):
                     sandbox = await start(stack, plan)
             yield sandbox
 

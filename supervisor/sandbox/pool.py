@@ -20,6 +20,7 @@ from supervisor.measures import SecurityStatus
 from supervisor.observability import metrics
 from supervisor.observability.audit import audit_limited
 from supervisor.observability.log import get_logger
+from supervisor.observability.traces import span
 from supervisor.sandbox.terminal import LeaseRequest, SandboxProvider, Terminal
 from supervisor.sandbox.usage import Usage
 
@@ -253,7 +254,8 @@ class WarmPool:
             stack.push_async_callback(self._give_back, waiting)
             try:
                 claim = waiting.sandbox.claim(self.provider.complete(request))
-                terminal = await stack.enter_async_context(claim)
+                with span("claim a sandbox that waits", container=waiting.sandbox.name):
+                    terminal = await stack.enter_async_context(claim)
             except SandboxError as error:
                 waiting.done.set()  # now, not when the lease ends
                 log.info("a warm sandbox could not be claimed", problem=str(error))

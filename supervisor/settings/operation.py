@@ -84,6 +84,13 @@ class OperationSettings:
         "Bearer token of the operator's listener; needed where that is a port.",
         secret=True,
     )
+    traces: str = setting(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "",
+        as_is,
+        "URL of an OpenTelemetry collector (OTLP over HTTP) that gets traces of session starts; empty: none.",
+        matches(r"|https?://\S+", "a URL such as http://127.0.0.1:4318"),
+    )
     log_format: Literal["console", "json"] = setting(
         "LOG_FORMAT", "console", as_is, "Log lines.", one_of("console", "json")
     )

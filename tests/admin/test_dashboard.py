@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 
 from admin.stage import stage
 from supervisor.admin.collector import LiveNumbers
-from supervisor.observability.metrics import PREFIX, REGISTRY
+from supervisor.observability.metrics import PREFIX, REGISTRY, engine_call_label
 
 DASHBOARD = Path(__file__).parents[2] / "dashboards/terminal-supervisor.json"
 DOCUMENT = Path(__file__).parents[2] / "docs/operators.md"
@@ -61,3 +61,64 @@ async def test_every_metric_is_documented_and_no_other() -> None:
         "reconciler_removed",
     }
     assert (plain - process) | more == documented
+
+
+def documented_labels() -> dict[str, set[str]]:
+    metrics = DOCUMENT.read_text().partition("## Metrics")[2]
+    found = re.findall(r"`(\w+)(?:\{([\w,]+)\})?`", metrics)
+    return {name: set(labels.split(",")) - {""} for name, labels in found}
+
+
+async def real_labels() -> dict[str, set[str]]:
+    async with stage() as s:
+        live: list[Any] = [*LiveNumbers(s.supervisor.view).collect(), *REGISTRY.collect()]
+    counted: list[Any] = list(REGISTRY._collector_to_names)
+    labels: dict[str, set[str]] = {}
+    for each in (*counted, *live):
+        if name := getattr(each, "_name", None) or getattr(each, "name", None):
+            of_samples = {label for sample in getattr(each, "samples", []) for label in sample.labels} - {
+                "le"
+            }
+            known = labels.setdefault(name.removeprefix(PREFIX).removesuffix("_total"), set())
+            known |= {*getattr(each, "_labelnames", ()), *of_samples}
+    return labels
+
+
+async def test_labels_are_documented_as_they_are() -> None:
+    real, documented = await real_labels(), documented_labels()
+    assert len(real.keys() & documented.keys()) > 40
+    assert {name: real[name] for name in real.keys() & documented.keys()} == {
+        name: documented[name] for name in real.keys() & documented.keys()
+    }
+
+
+def test_the_dashboard_asks_for_labels_that_the_metrics_have() -> None:
+    documented, asked = documented_labels(), 0
+    board: Any = json.loads(DASHBOARD.read_text())
+    for panel in board["panels"]:
+        for target in panel.get("targets", []):
+            query = target["expr"]
+            [name] = {
+                re.sub("_(total|bucket|sum|count)$", "", each)
+                for each in re.findall(rf"{PREFIX}(\w+)", query)
+            }
+            if name.startswith("process_"):
+                continue
+            used = {
+                label.strip() for group in re.findall(r"by \(([^)]*)\)", query) for label in group.split(",")
+            }
+            used |= set(re.findall(r"[{,](\w+)[=!]", query))
+            shown = set(re.findall(r"\{\{(\w+)\}\}", target.get("legendFormat", "")))
+            assert used | shown <= documented[name] | {"le"}, query
+            if "by (" in query:
+                assert shown <= used, f"the legend of {query} shows what the sum has lost"
+            asked += len(used | shown)
+    assert asked > 20
+
+
+def test_values_of_labels_that_the_dashboard_asks_for_occur() -> None:
+    values = {
+        (label, value) for each in expressions() for label, value in re.findall(r'(\w+)[=!]~?"([^"]*)"', each)
+    }
+    assert values == {("call", ".* wait")}
+    assert re.fullmatch(".* wait", engine_call_label("POST /containers/some-name/wait"))
