@@ -26,10 +26,6 @@ from supervisor.settings.load import load_settings
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
-# What the development machines cannot have; a host that can says so: HARDENING_WITHOUT= (empty). Of the
-# environment, so that supervisors which tests start as processes go without the same.
-os.environ.setdefault("HARDENING_WITHOUT", "apparmor,userns,egress")
-
 OWN_ENGINE = "/run/terminal-supervisor/engine/docker.sock"
 LEAK_GRACE = 10.0  # seconds for the engine to remove containers that have ended
 _not_run: dict[str, list[str]] = {}
@@ -75,6 +71,18 @@ def _find_engine() -> str | None:
                 continue
             return url
     return None
+
+
+def _remaps() -> bool:
+    url = _find_engine()
+    return url is not None and any(
+        "name=userns" in option for option in _get(url, "/info")["SecurityOptions"]
+    )
+
+
+# What the development machines cannot have; a host that can says so: HARDENING_WITHOUT= (empty). Of the
+# environment, so that supervisors which tests start as processes go without the same.
+os.environ.setdefault("HARDENING_WITHOUT", "apparmor,egress" if _remaps() else "apparmor,userns,egress")
 
 
 def _our_containers(url: str) -> set[str]:

@@ -23,8 +23,8 @@ from supervisor.observability.log import get_logger
 
 _log = get_logger("egress")
 
-READY_TIMEOUT: Final = 20.0
-"""Seconds for a keeper to be ready. It takes less than one."""
+READY_TIMEOUT: Final = 60.0
+"""Seconds for a keeper to be ready. It takes less than one, 20 under emulation."""
 RETRY: Final = 0.5
 """Seconds between attempts to reach a keeper."""
 UNSAFE_NETWORK: Final = "the sessions' network is not safe at the moment"

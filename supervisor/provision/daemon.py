@@ -9,10 +9,13 @@ The bridge is made before the start and handed over by name. (The default would 
 other's firewall rules when they start, so one is never started beside another (`other_engines`).
 """
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import socket
+import stat
 from collections.abc import Iterable
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -28,6 +31,9 @@ from supervisor.provision.processes import ProcessInfo, all_processes, end_proce
 
 _COMMAND_DEADLINE = 30.0  # seconds, for `ip` and the launcher
 _END_GRACE = 30.0  # seconds; an engine without containers ends within one
+_USER_NAMESPACES = Path("/proc/sys/user/max_user_namespaces")
+_INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
+_INSTANCES_FOR_ALL = 8192  # inotify instances: `shares.INSTANCES` for each of 250 containers
 _LOG_LIMIT = 8 * 1024 * 1024  # bytes after which the log of earlier runs is set aside at a start
 _LOG_READ = 256 * 1024  # bytes of its end that are looked through
 _LOG_LINES = 12  # of the engine's last words, in errors
@@ -38,6 +44,7 @@ _PASSED_ON = (
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "TMPDIR"),
 )
 
+_REMAPPED = re.compile(r"\d+\.\d+")
 _DAEMON_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # The engine needs many descriptors, so it gets the hard limit. `setsid` does not fork here, so $! is the
@@ -63,6 +70,11 @@ class EnginePaths:
     def socket(self) -> Path:
         """Its API socket."""
         return self.run / "docker.sock"
+
+    @property
+    def parents(self) -> list[Path]:
+        """The directories above its data root."""
+        return list(self.data.parents)
 
     @property
     def url(self) -> str:
@@ -105,7 +117,19 @@ class EnginePaths:
         return self.data.with_name(f"{self.data.name}-addresses.json")
 
 
-def command_line(paths: EnginePaths, plan: AddressPlan) -> list[str]:
+def can_remap(paths: EnginePaths) -> bool:
+    """Return whether the users of containers can be others of the host: the kernel has user namespaces to
+    give, and those others can reach the data root, as root file systems are in it.
+    """
+    try:
+        namespaces = int(_USER_NAMESPACES.read_text())
+    except OSError:
+        return False
+    reachable = all(parent.stat().st_mode & stat.S_IXOTH for parent in paths.parents)
+    return namespaces > 0 and reachable
+
+
+def command_line(paths: EnginePaths, plan: AddressPlan, *, remap: bool) -> list[str]:
     """Return how the engine is started (dockerd(8)). Its socket is root's alone: who may use it is root."""
     namespace = f"terminal-supervisor-{paths.bridge}"
     return [
@@ -120,6 +144,7 @@ def command_line(paths: EnginePaths, plan: AddressPlan) -> list[str]:
         f"--containerd-namespace={namespace}",
         f"--containerd-plugins-namespace={namespace}-plugins",
         "--live-restore",
+        *(["--userns-remap=default"] if remap else []),
     ]
 
 
@@ -158,7 +183,23 @@ def names(info: ProcessInfo, text: str) -> bool:
     return any(text in argument for argument in info.arguments)
 
 
-async def launch(paths: EnginePaths) -> int:
+def newly_remaps(paths: EnginePaths) -> bool:
+    """Return whether the engine, when started, leaves images behind that it had before it remapped users."""
+    had = (paths.data / "image").is_dir()
+    remapped = paths.data.is_dir() and any(_REMAPPED.fullmatch(each.name) for each in paths.data.iterdir())
+    return can_remap(paths) and had and not remapped
+
+
+def raise_shares(limit: Path = _INSTANCES) -> None:
+    """See to it that root, to whom the kernel charges what all containers with remapped users take, may have
+    enough inotify instances for all. Does nothing where the kernel does not let it.
+    """
+    with contextlib.suppress(OSError):
+        if int(limit.read_text()) < _INSTANCES_FOR_ALL:
+            limit.write_text(f"{_INSTANCES_FOR_ALL}\n")
+
+
+async def launch(paths: EnginePaths, *, remap: bool = False) -> int:
     """Start the engine and return its pid; it does not answer yet. What an earlier one left in the way is
     removed.
 
@@ -170,7 +211,9 @@ async def launch(paths: EnginePaths) -> int:
     anywhere.
     """
     for directory in (paths.run, paths.data.parent):
-        directory.mkdir(parents=True, exist_ok=True, mode=0o755)
+        if not directory.exists():
+            directory.mkdir(parents=True)
+            directory.chmod(0o755)  # whatever the umask: see `can_remap`
     # An engine takes the containerd of one that crashed for alive when it is about to end, or is a zombie,
     # and waits for it in vain. Containers do not mind.
     await _end_containerd(paths)
@@ -191,7 +234,9 @@ async def launch(paths: EnginePaths) -> int:
     plan = await _plan_addresses(paths)
     await _make_bridge(paths.bridge, plan)
     addresses.write_block(paths.address_file, plan)
-    program, *arguments = command_line(paths, plan)
+    if remap := remap and can_remap(paths):
+        raise_shares()
+    program, *arguments = command_line(paths, plan, remap=remap)
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     # Shielded (and bounded): an engine whose pid nobody has heard could not be ended.
     command = ["env", "-i", f"PATH={_DAEMON_PATH}", "HOME=/root"]
@@ -331,9 +376,11 @@ async def end(paths: EnginePaths, network_bridges: list[str]) -> None:
         await firewall.clean(bridges, mark.chains_before)
     for leftover in (paths.socket, paths.pid_file, paths.mark_file):
         leftover.unlink(missing_ok=True)
-    # An engine mounts its data root on itself, and leaves that behind when it crashes or fails to start.
-    if _is_mounted(paths.data):
-        await run(["umount", str(paths.data)], timeout=_COMMAND_DEADLINE)
+    # An engine mounts its data root on itself, and leaves that behind when it crashes or fails to start. With
+    # remapped users that root is a directory in the one that was named (UID.GID).
+    for point in set(_mount_points()):
+        if point == paths.data or (point.parent == paths.data and _REMAPPED.fullmatch(point.name)):
+            await run(["umount", str(point)], timeout=_COMMAND_DEADLINE)
     if not mounts_below(paths.exec_root):
         shutil.rmtree(paths.exec_root, ignore_errors=True)
 
@@ -349,10 +396,6 @@ async def _end_containerd(paths: EnginePaths) -> None:
 
 def _mount_points() -> list[Path]:
     return [Path(line.split()[1]) for line in Path("/proc/self/mounts").read_text().splitlines()]
-
-
-def _is_mounted(directory: Path) -> bool:
-    return directory in _mount_points()
 
 
 def mounts_below(directory: Path) -> list[Path]:

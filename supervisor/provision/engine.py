@@ -90,6 +90,7 @@ async def engine_in_use(
     paths: EnginePaths | None = None,
     keep: bool = False,
     later: Sequence[Need] = (),
+    remap: bool = False,
 ) -> AsyncGenerator[Engine]:
     """Find or start an engine and hold on to it.
 
@@ -99,6 +100,8 @@ async def engine_in_use(
         paths: where the project's own is.
         keep: do not end it on leaving, nor when others leave it later; `end_engine` does.
         later: what later steps need, so that an error can name that as well.
+        remap: have the project's own map containers' users to others of the host, where it can; one that runs
+            stays as it is.
 
     Raises:
         ConfigurationError: there is none and none can be had; the text says what to do.
@@ -109,7 +112,7 @@ async def engine_in_use(
     """
     own = EnginePaths() if paths is None else paths
     with report.step("engine") as step:
-        engine, users = await _obtain(docker_host, own, later, step)
+        engine, users = await _obtain(docker_host, own, later, step, remap)
     try:
         yield engine
     finally:
@@ -124,7 +127,7 @@ async def engine_in_use(
 
 
 async def _obtain(
-    docker_host: str, own: EnginePaths, later: Sequence[Need], step: Step
+    docker_host: str, own: EnginePaths, later: Sequence[Need], step: Step, remap: bool
 ) -> tuple[Engine, int | None]:
     """Return an engine, and for the project's own the descriptor that holds the lock of its users."""
     for url in candidates(docker_host):
@@ -139,11 +142,11 @@ async def _obtain(
         step.result = f"using the one at {service}, which came with the package"
         return Engine(service, False, "installed"), None
     async with _locked(own.start_lock):
-        engine = await _own_engine(own, step)
+        engine = await _own_engine(own, step, remap)
         return engine, _hold(own.users_lock)
 
 
-async def _own_engine(paths: EnginePaths, step: Step) -> Engine:
+async def _own_engine(paths: EnginePaths, step: Step, remap: bool) -> Engine:
     """Adopt or start the project's own. The start lock is held."""
     if await answers(paths.url):
         step.result = f"the project's own, running already ({paths.url})"
@@ -163,9 +166,14 @@ async def _own_engine(paths: EnginePaths, step: Step) -> Engine:
             f"{_hint_of_socket(others[0].arguments)}. {_DEMO_HINT}"
         )
     step.progress("starting an engine of the project's own")
+    if remap and daemon.newly_remaps(paths):
+        step.notice(
+            "containers' users are others of this host from now on, and images are kept apart for that: they "
+            f"are made again; those of before stay in {paths.data} until `make clean`"
+        )
     since = daemon.log_size(paths)
     try:
-        await _wait_until_up(paths, await daemon.launch(paths), since)
+        await _wait_until_up(paths, await daemon.launch(paths, remap=remap), since)
     except BaseException:
         # Failed or cancelled half-way: nothing stays behind.
         with trio.move_on_after(_LEAVE_DEADLINE, shield=True):

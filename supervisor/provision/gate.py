@@ -1,4 +1,6 @@
-"""Compiles the gate (`docker/gate/`), which is PID 1 of every session container. See docs/gate.md."""
+"""Compiles what is mounted into containers: the gate (`docker/gate/`), which is PID 1 of every session's, see
+docs/gate.md; and the prober (`docker/netprobe/`), by which networks are tried out.
+"""
 
 from pathlib import Path
 
@@ -19,3 +21,9 @@ def build_gate(destination: Path, target: str | None = None) -> Path:
     """
     sources = sorted((docker_directory() / "gate").glob("*.[ch]"))
     return compile_static(sources, destination, freestanding=True, target=target)
+
+
+def build_netprobe(destination: Path, target: str | None = None) -> Path:
+    """Compile the prober to the file `destination` and return it; arguments and errors as in `build_gate`."""
+    source = docker_directory() / "netprobe" / "netprobe.c"
+    return compile_static([source], destination, freestanding=False, target=target)

@@ -19,7 +19,7 @@ from supervisor.provision.base import NEEDS as BASE_NEEDS
 from supervisor.provision.compiler import machine_name
 from supervisor.provision.daemon import EnginePaths, mounts_below
 from supervisor.provision.engine import Engine, end_engine, engine_in_use
-from supervisor.provision.gate import build_gate
+from supervisor.provision.gate import build_gate, build_netprobe
 from supervisor.provision.host import Need, require
 from supervisor.provision.image import DEFAULT_IMAGE, Programs, ensure_sandbox_image, ensure_workbench
 from supervisor.provision.page import build_page, page_directory
@@ -72,7 +72,9 @@ async def prepared(
         return
     makes_base = settings.image == DEFAULT_IMAGE and not settings.base_image
     later = BASE_NEEDS if makes_base else ()
-    async with engine_in_use(settings.docker_host, report, keep=keep, later=later) as engine:
+    async with engine_in_use(
+        settings.docker_host, report, keep=keep, later=later, remap=settings.engine_remap
+    ) as engine:
         settings = attrs.evolve(settings, docker_host=engine.url)
         try:
             await _fill_engine(settings, report, rebuild, tests)
@@ -90,6 +92,8 @@ async def _fill_engine(settings: Settings, report: Report, rebuild: bool, tests:
         with report.step("programs") as step:
             step.progress("compiling the gate")
             gate = settings.gate_file if settings.gate else build_gate(settings.gate_file, machine)
+            step.progress("compiling the prober of networks")
+            build_netprobe(settings.state_directory / "bin/netprobe", machine)
             step.progress("compiling the restricted shell")
             shell = build_shell(settings.state_directory / "bin/restricted-shell", machine)
             programs = Programs(gate, shell)

@@ -4,6 +4,7 @@ Every container of ours comes from here: those of sessions, and those by which t
 surroundings.
 """
 
+import os
 from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -30,12 +31,15 @@ from supervisor.reaping.pending import NOT_FOUND, PendingRemovals
 from supervisor.sandbox.identity import Identity
 from supervisor.sandbox.image import PROGRAMS
 from supervisor.sandbox.policy import Difference, HardeningPolicy, Mount
+from supervisor.sandbox.shares import bound_shares
 from supervisor.sandbox.users import SessionUsers, passwd_file
 
 _log = get_logger("sandbox")
 
 CREATE_TIMEOUT: Final = 15.0
 """Seconds for the engine to answer a create call, which cannot be cancelled; 10 to 50 ms are usual."""
+PROOF_TIMEOUT: Final = 30.0
+"""Seconds for what containers do in a proof, once they have been started; two are usual."""
 VERIFY_TIMEOUT: Final = 10.0
 """Seconds for the engine to say what a container is by now."""
 
@@ -68,6 +72,16 @@ class Site:
     network_id: str
     health: EngineHealth
     notices: EngineNotices
+
+    @property
+    def proof_time(self) -> float:
+        """Seconds for a proof by packets, which starts containers and has them do something."""
+        return self.start_timeout + PROOF_TIMEOUT
+
+    @property
+    def bounds_shares(self) -> bool:
+        """Whether containers have user namespaces of their own whose limits this process can set."""
+        return self.local and bool(self.first_uid) and os.geteuid() == 0
 
     @property
     def local(self) -> bool:
@@ -167,7 +181,10 @@ class HardenedContainer:
             raise SandboxError(
                 f"the sandbox ended as soon as it was started (exit status {state['ExitCode']})"
             )
-        return int(state["Pid"])
+        pid = int(state["Pid"])
+        if self.site.bounds_shares:
+            await bound_shares(pid)
+        return pid
 
     async def verify_again(self) -> None:
         """Ask the engine what it is by now, and see that it runs and still is what the policy asks for.

@@ -7,6 +7,7 @@ been sent, and to have met the rules. What must work is a question to the resolv
 programs ask.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -36,8 +37,6 @@ NAME: Final = "packets-prove-it.invalid"
 NOWHERE: Final = "203.0.113.1"
 """An address that is public by the rules and belongs to nobody (RFC 5737)."""
 _EMBEDDED_RESOLVER = "127.0.0.11"  # the engine's, in each container: what programs ask
-_PROBE_TIME = 60  # seconds after which a prober ends by itself
-_CHECK_TIMEOUT = 30.0
 _PATIENCE = 150  # milliseconds in which an answer would have come
 _QUESTION_PATIENCE = 2000  # milliseconds
 _REACHED = 1 | 2  # netprobe: by TCP, by UDP
@@ -124,6 +123,8 @@ async def prove_egress(containers: HardenedContainers, watch: EgressWatch) -> No
         DockerError: the engine refuses.
     """
     network, plan = containers.policy.network, watch.plan
+    limit = containers.site.proof_time
+    listening = math.ceil(2 * limit)  # seconds after which the prober ends by itself
     denied: set[tuple[str, str, int, str]] = set()
     heard = trio.Event()
 
@@ -137,14 +138,14 @@ async def prove_egress(containers: HardenedContainers, watch: EgressWatch) -> No
     forget = watch.listen(hear)
     try:
         async with containers.create(
-            [program("netprobe"), "listen", "7007", str(_PROBE_TIME)],
+            [program("netprobe"), "listen", "7007", str(listening)],
             role="probe",
-            lifetime=_PROBE_TIME,
+            lifetime=listening,
             mounts=containers.site.program_mounts("netprobe"),
         ) as container:
             await container.start()
             source = container.inspected["NetworkSettings"]["Networks"][network]["IPAddress"]
-            with trio.move_on_after(_CHECK_TIMEOUT) as scope:
+            with trio.move_on_after(limit) as scope:
                 code = await _probe(container, "ask", _EMBEDDED_RESOLVER, NAME, str(_QUESTION_PATIENCE))
                 if code != _ANSWERED + _NXDOMAIN:
                     raise ConfigurationError(
@@ -164,7 +165,7 @@ async def prove_egress(containers: HardenedContainers, watch: EgressWatch) -> No
             if scope.cancelled_caught:
                 raise ConfigurationError(
                     f"egress of the network {network}: nothing proved, the rules have not reported all "
-                    f"denied packets within {_CHECK_TIMEOUT:g} s"
+                    f"denied packets within {limit:g} s"
                 )
     finally:
         forget()

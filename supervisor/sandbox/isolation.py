@@ -9,6 +9,7 @@ through its own address, and each container must find the other one on the link 
 in between is only the packets.
 """
 
+import math
 from contextlib import AsyncExitStack
 from typing import Final
 
@@ -19,9 +20,7 @@ from supervisor.errors import ConfigurationError
 from supervisor.sandbox.containers import HardenedContainer, HardenedContainers, program
 
 PORT: Final = 7007
-_LISTEN_TIME = 60  # seconds after which a prober ends by itself
 _PATIENCE = 1000  # milliseconds in which an answer would have come; one on a bridge takes less than one
-_CHECK_TIMEOUT = 30.0
 _TCP, _UDP, _NEIGHBOUR = 1, 2, 4
 _REACHED = {_TCP: "TCP", _UDP: "UDP"}
 
@@ -35,13 +34,15 @@ async def prove_isolation(containers: HardenedContainers) -> None:
         DockerError: the engine refuses.
     """
     network = containers.policy.network
+    limit = containers.site.proof_time
+    listening = math.ceil(2 * limit)  # seconds after which a prober ends by itself
     async with AsyncExitStack() as stack:
         pair = [
             await stack.enter_async_context(
                 containers.create(
-                    [program("netprobe"), "listen", str(PORT), str(_LISTEN_TIME)],
+                    [program("netprobe"), "listen", str(PORT), str(listening)],
                     role="probe",
-                    lifetime=_LISTEN_TIME,
+                    lifetime=listening,
                     mounts=containers.site.program_mounts("netprobe"),
                 )
             )
@@ -57,7 +58,7 @@ async def prove_isolation(containers: HardenedContainers) -> None:
             except DockerError as error:  # kept out of the nursery, which would wrap it
                 failures.append(error)
 
-        with trio.move_on_after(_CHECK_TIMEOUT) as scope:
+        with trio.move_on_after(limit) as scope:
             for container in pair:
                 await container.start()
             async with trio.open_nursery() as nursery:
@@ -66,7 +67,7 @@ async def prove_isolation(containers: HardenedContainers) -> None:
                         nursery.start_soon(contact, source, target)
         if scope.cancelled_caught:
             raise ConfigurationError(
-                f"isolation of the network {network}: the check did not end within {_CHECK_TIMEOUT:g} s"
+                f"isolation of the network {network}: the check did not end within {limit:g} s"
             )
         if failures:
             raise failures[0]

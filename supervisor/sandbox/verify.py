@@ -17,8 +17,8 @@ import trio
 from supervisor.engine import Docker, DockerConnectionError, DockerError, DockerTimeoutError
 from supervisor.errors import ConfigurationError, SandboxError
 from supervisor.measures import Measure
-from supervisor.provision.compiler import compile_static, docker_directory, machine_name
-from supervisor.provision.gate import build_gate
+from supervisor.provision.compiler import machine_name
+from supervisor.provision.gate import build_gate, build_netprobe
 from supervisor.sandbox.apparmor import GATE_PROFILE, not_enforced
 from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.landlock import kernel_version
@@ -155,7 +155,8 @@ def missing_measures(engine: EngineFacts) -> dict[Measure, str]:
         )
     if not engine.remapped:
         missing[Measure.USERNS] = (
-            'the engine does not remap users: set "userns-remap": "default" in its daemon.json and restart it'
+            'the engine does not remap users: set "userns-remap": "default" in its daemon.json and restart '
+            "it (set-up's own engine: ENGINE_USERNS_REMAP=true, then `make down`, and start again)"
         )
     return missing
 
@@ -194,10 +195,7 @@ async def own_programs(settings: Settings, engine: EngineFacts) -> dict[str, Pat
     elif not settings.gate.is_file():
         raise ConfigurationError(f"GATE_FILE={settings.gate}: there is no such file")
     prober = settings.state_directory / "bin" / "netprobe"
-    source = docker_directory() / "netprobe" / "netprobe.c"
-    await trio.to_thread.run_sync(
-        functools.partial(compile_static, [source], prober, freestanding=False, target=engine.machine)
-    )
+    await trio.to_thread.run_sync(functools.partial(build_netprobe, prober, engine.machine))
     return {"gate": settings.gate_file.absolute(), "netprobe": prober.absolute()}
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import attrs
 
-from supervisor.settings.knob import as_is, listed, path, setting
+from supervisor.settings.knob import as_is, boolean, listed, path, setting
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -34,4 +34,10 @@ class SetUpSettings:
         None,
         path,
         "Where set-up keeps what it makes; empty: .state, or in ~/.local/state when installed.",
+    )
+    engine_remap: bool = setting(
+        "ENGINE_USERNS_REMAP",
+        False,
+        boolean,
+        "Have set-up's own engine map the users of containers to others of this host, where it can.",
     )

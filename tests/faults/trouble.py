@@ -347,8 +347,8 @@ async def main(scenario: str, directory: Path, url: str) -> None:
         await trio.run_process(["mount", "-t", "tmpfs", "-o", f"size={FULL_DISK}", "tmpfs", str(paths.data)])
     if scenario.endswith("without_live_restore"):
         command_line = daemon.command_line
-        daemon.command_line = lambda paths, plan: [
-            word for word in command_line(paths, plan) if word != "--live-restore"
+        daemon.command_line = lambda paths, plan, *, remap: [
+            word for word in command_line(paths, plan, remap=remap) if word != "--live-restore"
         ]
     try:
         with trio.fail_after(150):

@@ -71,7 +71,7 @@ def test_an_engine_of_the_projects_own(
 
 
 def test_everything_of_an_engine_is_its_own(paths: EnginePaths) -> None:
-    arguments = command_line(paths, AddressPlan(choose([]).block))
+    arguments = command_line(paths, AddressPlan(choose([]).block), remap=True)
     for option in ("data-root", "exec-root", "pidfile", "host"):
         [value] = [each for each in arguments if each.startswith(f"--{option}=")]
         assert str(paths.data.parent) in value
@@ -79,9 +79,41 @@ def test_everything_of_an_engine_is_its_own(paths: EnginePaths) -> None:
     assert "--bridge=none" not in arguments
     assert "--default-address-pool=base=10.213.128.0/17,size=24" in arguments
     assert "--live-restore" in arguments
+    assert "--userns-remap=default" in arguments
     default = EnginePaths()
     assert len(str(default.socket)) < 108
     assert len(default.bridge) <= 15
+
+
+def test_users_are_remapped_where_they_can_reach_the_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = EnginePaths(data=tmp_path / "own/data", run=tmp_path / "run")
+    namespaces = tmp_path / "max_user_namespaces"
+    namespaces.write_text("1000\n")
+    monkeypatch.setattr(daemon, "_USER_NAMESPACES", namespaces)
+    monkeypatch.setattr(EnginePaths, "parents", property(lambda _: [tmp_path]))
+    tmp_path.chmod(0o711)
+    assert daemon.can_remap(paths)
+    assert not daemon.newly_remaps(paths), "there are no images yet"
+    (paths.data / "image").mkdir(parents=True)
+    assert daemon.newly_remaps(paths)
+    (paths.data / "100000.100000").mkdir()
+    assert not daemon.newly_remaps(paths), "it has been so before"
+    tmp_path.chmod(0o700)
+    assert not daemon.can_remap(paths)
+    tmp_path.chmod(0o711)
+    namespaces.write_text("0\n")
+    assert not daemon.can_remap(paths), "the administrator allows none"
+
+
+def test_roots_share_is_raised_and_never_lowered(tmp_path: Path) -> None:
+    limit = tmp_path / "max_user_instances"
+    for before, after in (("128\n", "8192\n"), ("65536\n", "65536\n")):
+        limit.write_text(before)
+        daemon.raise_shares(limit)
+        assert limit.read_text() == after
+    daemon.raise_shares(tmp_path / "nowhere")
 
 
 def test_a_pid_file_alone_proves_nothing(paths: EnginePaths) -> None:

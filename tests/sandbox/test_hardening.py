@@ -56,7 +56,9 @@ def ours(name: str) -> str:
 
 async def test_who_the_session_is(hardened: DockerProvider) -> None:
     async with inside(hardened) as box:
-        assert int(await box.sh("id -u")) > 1_800_000_000, "a user of its own"
+        remapped = bool(hardened.containers.site.first_uid)
+        user = int(await box.sh("id -u"))
+        assert 10_000 <= user < 60_000 if remapped else user > 1_800_000_000, "a user of its own"
         assert "(appuser) gid=1000(appuser)" in await box.sh("id")
         status = dict(line.split(":\t", 1) for line in (await box.sh("cat /proc/self/status")).splitlines())
         for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):

@@ -28,7 +28,7 @@ SUITE: Final = "bookworm"
 KERNEL: Final = "linux-image-cloud-amd64"
 """A kernel without drivers for real machines."""
 PACKAGES: Final = (
-    *("systemd", "systemd-sysv", "kmod", "procps", "iproute2", "ca-certificates"),
+    *("systemd", "systemd-sysv", "dbus", "kmod", "procps", "iproute2", "ca-certificates"),
     *("docker.io", "iptables", "nftables", "dnsmasq-base", "apparmor", "apparmor-utils"),
     *("python3", "util-linux"),
 )
@@ -48,7 +48,7 @@ NEEDS: Final = (
 # What a machine that lives for minutes, and has neither network nor a past, must not start.
 _MASKED: Final = (
     *("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer"),
-    *("fstrim.timer", "systemd-networkd-wait-online.service", "docker.socket"),
+    *("fstrim.timer", "systemd-networkd-wait-online.service"),
 )
 
 
@@ -82,7 +82,8 @@ async def ensure_disk(progress: Callable[[str], object]) -> Disk:
         "format": _FORMAT,
         "packages": " ".join((SUITE, KERNEL, *PACKAGES)),
         "masked": " ".join(_MASKED),
-        "guest": GUEST,
+        "run": GUEST / "run",
+        "unit": GUEST / "vm.service",
         "python": ROOT / "uv.lock",
     }
     disk = Disk(CACHE / digest(parts)[:16])

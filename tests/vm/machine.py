@@ -25,6 +25,7 @@ _OUT_SIZE: Final = 1 << 31  # bytes that a script may hand back; sparse
 _POWER_OFF_GRACE: Final = 5.0  # seconds from the script's status to the machine's end
 _LAST_WORDS_GRACE: Final = 5.0  # seconds to read what it said before its end
 _CONSOLE_LINES: Final = 30  # shown where the machine ended without a status
+_LEFT_OUT: Final = {"__pycache__", "node_modules"}  # of what is shared
 _KERNEL_ARGUMENTS: Final = (
     "console=ttyS0 quiet loglevel=4 root=/dev/nvme0n1 rw rootfstype=ext4 apparmor=1 security=apparmor "
     "systemd.unified_cgroup_hierarchy=1 systemd.unit=vm.service systemd.show_status=0 "
@@ -120,7 +121,9 @@ def _unpack(file: Path, out: Path) -> None:
         archive.extractall(out, filter="data")
 
 
-def _of_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
+def _of_root(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    if Path(member.name).name in _LEFT_OUT:
+        return None
     member.uid = member.gid = 0
     member.uname = member.gname = "root"
     return member
@@ -128,7 +131,7 @@ def _of_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
 
 def _executable(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.mode = 0o755
-    return _of_root(member)
+    return member
 
 
 @contextlib.asynccontextmanager

@@ -1,0 +1,48 @@
+"""The project on a kernel that has everything: see `guest/smoke.py`, which runs in the machine."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import missing
+
+from supervisor.errors import ConfigurationError
+from vm.disk import ensure_disk
+from vm.machine import MachineError, run_in_machine
+from vm.payload import payload
+
+LIMIT = 1800.0
+"""Seconds for the machine; four to five minutes on a quiet host."""
+RESULTS = Path(os.environ.get("VM_RESULTS", ".state/vm-results"))
+
+
+@pytest.mark.vm
+async def test_strict_without_opt_outs_under_systemd(
+    request: pytest.FixtureRequest, docker_host: str, sandbox_image: str
+) -> None:
+    try:
+        disk = await ensure_disk(lambda _: None)
+    except ConfigurationError as error:
+        missing(request, str(error))
+        raise AssertionError from error
+    seen: list[bytes] = []
+
+    def show(output: bytes) -> None:
+        seen.append(output)
+        sys.stderr.buffer.write(output)
+
+    async with payload(docker_host, [sandbox_image]) as share:
+        try:
+            status = await run_in_machine(
+                disk,
+                Path(__file__).parent / "guest/start",
+                ["smoke"],
+                share=share,
+                out=RESULTS / "smoke",
+                timeout=LIMIT,
+                on_output=show,
+            )
+        except MachineError as error:
+            pytest.fail(f"{error}\n{b''.join(seen).decode(errors='replace')}")
+    assert status == 0, b"".join(seen).decode(errors="replace")
