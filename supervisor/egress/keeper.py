@@ -169,13 +169,16 @@ class Keeper:
 
     async def _listen(self, *, task_status: trio.TaskStatus[list[trio.SocketListener]]) -> None:
         path = socket_path(self.plan.network)
-        path.unlink(missing_ok=True)  # the lock is ours, so its owner is dead
+        made = path.with_name(f"{self.plan.network}.new")
+        made.unlink(missing_ok=True)  # the lock is ours, so whoever made it is dead
         listener = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
         with listener:
-            await listener.bind(str(path))
-            os.chown(path, 0, self.plan.group)
-            path.chmod(0o660)
+            await listener.bind(str(made))
+            os.chown(made, 0, self.plan.group)
+            made.chmod(0o660)
             listener.listen(64)
+            # Only now by its name: who finds a socket that refuses takes its keeper for dead.
+            made.rename(path)
             try:
                 await trio.serve_listeners(
                     self._serve, [trio.SocketListener(listener)], task_status=task_status

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from egress.visitor import client_hello
 from supervisor.egress.client_hello import LARGEST, HelloError, server_name
 from supervisor.egress.denials import parse_packet
 from supervisor.egress.events import EVENTS_AT_ONCE, EgressEvent, Throttle
-from supervisor.egress.keeper import plan_as_json
+from supervisor.egress.keeper import Keeper, plan_as_json, socket_path
 from supervisor.egress.names import AllowList
 from supervisor.egress.resolver import configuration, host_servers, refused_name
 from supervisor.egress.rules import Plan, ruleset
@@ -151,6 +152,24 @@ def test_rules_decide_in_this_order() -> None:
 
 def test_a_plan_travels_as_json() -> None:
     assert Plan(**json.loads(json.dumps(plan_as_json(PLAN)))) == PLAN
+
+
+async def test_who_sees_a_keepers_socket_can_connect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a supervisor that starts at that moment says that nobody keeps the egress."""
+    monkeypatch.setattr("supervisor.egress.keeper.DIRECTORY", tmp_path)
+    path = socket_path(PLAN.network)
+    there: list[bool] = []
+    monkeypatch.setattr(os, "chown", lambda *_arguments: there.append(path.exists()))
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(Keeper(PLAN)._listen)
+            assert there == [False], "it was there before anybody listened"
+            async with await trio.open_unix_socket(str(path)) as stream:
+                assert b"plan" in await stream.receive_some()
+            nursery.cancel_scope.cancel()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_resolver_knows_listed_names_only() -> None:
