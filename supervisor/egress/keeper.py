@@ -31,7 +31,7 @@ from supervisor.egress import nftables
 from supervisor.egress.denials import DeniedPackets
 from supervisor.egress.events import EgressEvent, Throttle
 from supervisor.egress.relay import Relay
-from supervisor.egress.resolver import Resolver
+from supervisor.egress.resolver import Resolver, end_left_over
 from supervisor.egress.rules import Plan, ruleset
 from supervisor.errors import ConfigurationError
 from supervisor.observability.log import configure_logging, get_logger
@@ -45,6 +45,8 @@ STOP: Final = b"stop"
 _QUEUE = 512  # lines that wait for a client; what exceeds them is lost
 _SEND_TIMEOUT = 10.0  # seconds after which a client that does not read is dropped
 _LONGEST_REQUEST = 64
+_SUFFIXES: Final = (".lock", ".log", ".sock", ".new", ".dnsmasq.conf", ".dnsmasq.pid")
+"""Of a keeper's files, after the network's name."""
 
 
 def socket_path(network: str) -> Path:
@@ -244,9 +246,25 @@ def _detach(log: Path) -> None:
     os.close(written)
 
 
-def _lock(network: str) -> int | None:
-    """Return the descriptor that makes this the only keeper of `network`; None when there is another."""
+def _take(network: str) -> int | None:
+    """Return the descriptor that makes this the only keeper of `network`, and remove what dead keepers of
+    others left; None when there is one already.
+    """
     DIRECTORY.mkdir(parents=True, exist_ok=True)
+    turn = os.open(DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # one at a time, so that nobody locks a file that is being removed
+        lock = _lock(network)
+        if lock is not None:
+            files = [(path.name, suffix) for suffix in _SUFFIXES for path in DIRECTORY.glob(f"*{suffix}")]
+            for other in {name.removesuffix(suffix) for name, suffix in files} - {network}:
+                _remove_left_over(other)
+        return lock
+    finally:
+        os.close(turn)
+
+
+def _lock(network: str) -> int | None:
     lock = os.open(
         DIRECTORY / f"{network}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
     )
@@ -256,6 +274,18 @@ def _lock(network: str) -> int | None:
         os.close(lock)
         return None
     return lock
+
+
+def _remove_left_over(network: str) -> None:
+    """Remove the files of a keeper that is dead, and end the dnsmasq that it may have left behind."""
+    if (lock := _lock(network)) is None:
+        return
+    try:
+        end_left_over(network, DIRECTORY)
+        for suffix in _SUFFIXES:
+            (DIRECTORY / (network + suffix)).unlink(missing_ok=True)
+    finally:
+        os.close(lock)
 
 
 async def _until_signal(keeper: Keeper) -> None:
@@ -277,7 +307,7 @@ def main(arguments: Sequence[str]) -> int:
     if os.geteuid() != 0:
         sys.stderr.write("the keeper of a network's egress needs root\n")
         return 1
-    lock = _lock(plan.network)
+    lock = _take(plan.network)
     if lock is None:
         return 0
     if "--foreground" not in options:

@@ -97,6 +97,26 @@ def refused_name(line: bytes) -> EgressEvent | None:
     return EgressEvent(match["source"].decode(), "", "dns", 53, "a name that is not listed", name)
 
 
+def _files(network: str, directory: Path) -> tuple[Path, Path]:
+    """Return where dnsmasq's configuration and its process id are."""
+    return directory / f"{network}.dnsmasq.conf", directory / f"{network}.dnsmasq.pid"
+
+
+def end_left_over(network: str, directory: Path) -> None:
+    """Kill the dnsmasq of `network` that a killed keeper left behind, if there is one: it has our port."""
+    configuration_file, pid_file = _files(network, directory)
+    try:
+        pid = int(pid_file.read_text())
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if os.fsencode(configuration_file) in command:
+            os.kill(pid, signal.SIGKILL)
+    except (ValueError, FileNotFoundError, ProcessLookupError):
+        return
+    except OSError as error:
+        if error.errno != errno.ESRCH:  # it ended while we looked
+            raise
+
+
 @final
 class Resolver:
     """Keeps one dnsmasq running.
@@ -116,8 +136,8 @@ class Resolver:
         on_refused: Callable[[EgressEvent], object],
     ) -> None:
         self._plan = plan
-        self._configuration = directory / f"{plan.network}.dnsmasq.conf"
-        self._pid_file = directory / f"{plan.network}.dnsmasq.pid"
+        self._directory = directory
+        self._configuration, self._pid_file = _files(plan.network, directory)
         self._on_state = on_state
         self._on_refused = on_refused
         self._last_line = b""
@@ -132,7 +152,7 @@ class Resolver:
         """
         back_off = FIRST_BACK_OFF
         while True:
-            self._end_left_over()
+            end_left_over(self._plan.network, self._directory)
             self._servers = self._servers_now()
             self._configuration.write_text(configuration(self._plan, self._servers, self._pid_file))
             began = trio.current_time()
@@ -230,15 +250,3 @@ class Resolver:
                 except OSError:  # nobody listens there yet, or any more
                     return False
         return False
-
-    def _end_left_over(self) -> None:
-        try:
-            pid = int(self._pid_file.read_text())
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if os.fsencode(self._configuration) in command:
-                os.kill(pid, signal.SIGKILL)
-        except (ValueError, FileNotFoundError, ProcessLookupError):
-            return
-        except OSError as error:
-            if error.errno != errno.ESRCH:  # it ended while we looked
-                raise

@@ -335,6 +335,21 @@ async def test_a_keeper_ends_with_its_last_watcher_or_when_it_is_told(scene: Wor
         assert not await stop_keeper(plan.network)
 
 
+async def test_what_a_killed_keeper_left_is_removed_by_the_next_one_of_any_network(scene: World) -> None:
+    dead, other = scene.plan(), scene.plan(network=f"ts-test-{scene.tag}-other")
+    with trio.fail_after(40):
+        async with scene.kept(dead) as watch:
+            orphan = resolver_pid(dead.network)
+            os.kill(watch.keeper, signal.SIGKILL)
+            while watch.problem is None:
+                await trio.sleep(0.01)
+            left = set(DIRECTORY.glob(f"{dead.network}.*"))
+            assert {socket_path(dead.network), DIRECTORY / f"{dead.network}.lock"} < left
+            async with scene.kept(other):
+                assert set(DIRECTORY.glob(f"{dead.network}.*")) == set()
+                assert not alive(orphan)
+
+
 async def test_one_session_cannot_use_up_the_resolver(scene: World) -> None:
     flood = [("dns", GATEWAY, 53, LISTED)] * 150
     with trio.fail_after(60):

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress.visitor import client_hello
+from supervisor.egress import keeper
 from supervisor.egress.client_hello import LARGEST, HelloError, server_name
 from supervisor.egress.denials import parse_packet
 from supervisor.egress.events import EVENTS_AT_ONCE, EgressEvent, Throttle
@@ -154,11 +155,9 @@ def test_a_plan_travels_as_json() -> None:
     assert Plan(**json.loads(json.dumps(plan_as_json(PLAN)))) == PLAN
 
 
-async def test_who_sees_a_keepers_socket_can_connect(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_sees_a_keepers_socket_can_connect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a supervisor that starts at that moment says that nobody keeps the egress."""
-    monkeypatch.setattr("supervisor.egress.keeper.DIRECTORY", tmp_path)
+    monkeypatch.setattr(keeper, "DIRECTORY", tmp_path)
     path = socket_path(PLAN.network)
     there: list[bool] = []
     monkeypatch.setattr(os, "chown", lambda *_arguments: there.append(path.exists()))
@@ -169,7 +168,29 @@ async def test_who_sees_a_keepers_socket_can_connect(
             async with await trio.open_unix_socket(str(path)) as stream:
                 assert b"plan" in await stream.receive_some()
             nursery.cancel_scope.cancel()
-    assert list(tmp_path.iterdir()) == []
+    assert not path.exists()
+
+
+def test_what_dead_keepers_left_is_removed_and_what_living_ones_have_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "DIRECTORY", tmp_path)
+
+    def left() -> set[str]:
+        return {path.name for path in tmp_path.iterdir()}
+
+    dead, living = keeper._take("dead"), keeper._take("living")
+    assert dead is not None
+    assert living is not None
+    for name in ("dead.log", "dead.sock", "dead.dnsmasq.conf", "dead.dnsmasq.pid", "living.log"):
+        (tmp_path / name).write_text("")
+    assert keeper._take("living") is None, "there is one already"
+    os.close(dead)
+    taken = keeper._take("next")
+    assert taken is not None
+    assert left() == {"living.lock", "living.log", "next.lock"}
+    for lock in (living, taken):
+        os.close(lock)
 
 
 def test_the_resolver_knows_listed_names_only() -> None:
