@@ -10,7 +10,7 @@ from supervisor.egress.host import program
 from supervisor.egress.rules import PREFIX, Plan
 from supervisor.errors import ConfigurationError
 
-_DEADLINE: Final = 10.0  # seconds for one call, which takes some ten milliseconds
+_DEADLINE: Final = 30.0  # seconds for one call: ten milliseconds, and the first has the kernel load modules
 _CHANGING: Final = frozenset({"handle", "packets", "bytes"})  # keys that change by themselves
 _FILLED: Final = frozenset({"allowed", "asking", "talkative"})  # sets that the traffic fills
 

@@ -377,4 +377,4 @@ async def survey(settings: Settings) -> SecurityStatus:
     without = parse_opt_outs(settings.hardening_without) | missing.keys()
     wider = attrs.evolve(settings, hardening_without=tuple(sorted(without)))
     async with open_docker_provider(wider) as provider:
-        return as_required(provider.security, settings)
+        return as_required(provider.security, settings, missing)

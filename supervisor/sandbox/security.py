@@ -98,10 +98,13 @@ def _asked(measure: Measure, policy: HardeningPolicy) -> str:
     }[measure]
 
 
-def as_required(status: SecurityStatus, settings: Settings) -> SecurityStatus:
-    """Return `status` with what `settings` require, where it was found out with more opt-outs."""
+def as_required(status: SecurityStatus, settings: Settings, missing: Mapping[Measure, str]) -> SecurityStatus:
+    """Return `status` with what `settings` require, where it was found out without what was `missing`."""
     without = parse_opt_outs(settings.hardening_without)
-    measures = tuple(attrs.evolve(each, required=each.measure not in without) for each in status.measures)
+    measures = tuple(
+        attrs.evolve(each, required=each.measure not in without, how=missing.get(each.measure, each.how))
+        for each in status.measures
+    )
     status = attrs.evolve(status, measures=measures, without=tuple(sorted(map(str, without))))
     return attrs.evolve(status, initialized=not status.failing)
 

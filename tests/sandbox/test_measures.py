@@ -16,7 +16,7 @@ from supervisor.errors import ConfigurationError
 from supervisor.measures import OPTIONAL, Measure, MeasureStatus, SecurityStatus, parse_opt_outs
 from supervisor.sandbox import apparmor
 from supervisor.sandbox.providers import open_docker_provider, open_provider
-from supervisor.sandbox.security import opt_out_lines, require_measures, table
+from supervisor.sandbox.security import GONE_WITHOUT, as_required, opt_out_lines, require_measures, table
 from supervisor.sandbox.verify import EngineFacts, first_uid, missing_measures
 from supervisor.settings import Settings
 from supervisor.settings.load import load_settings, read_env_file
@@ -125,6 +125,15 @@ def test_what_is_written_for_an_operator() -> None:
     )
     with pytest.raises(ConfigurationError, match="limits: no cgroups"):
         opt_out_lines(broken)
+
+
+def test_what_could_not_be_had_at_first_is_told_by_its_reason() -> None:
+    """It was looked for once, and left out of what was then opened; that it is there by now does not count."""
+    opened = SecurityStatus(
+        True, (MeasureStatus(Measure.EGRESS, False, False, (), GONE_WITHOUT),), ("egress",)
+    )
+    (egress,) = as_required(opened, Settings(), {Measure.EGRESS: "nft did not end"}).failing
+    assert (egress.measure, egress.how) == (Measure.EGRESS, "nft did not end")
 
 
 @pytest.mark.engine

@@ -66,6 +66,7 @@ def install(**settings: str) -> None:
         "HARDENING_WITHOUT": "",
         "STATE_DIRECTORY": str(STATE),
         "SANDBOX_START_TIMEOUT_MS": "120000",
+        "MAX_SESSIONS": "8",  # what its memory carries
         **settings,
     }
     SETTINGS.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
