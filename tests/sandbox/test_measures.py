@@ -128,7 +128,7 @@ def test_what_is_written_for_an_operator() -> None:
 
 
 def test_what_could_not_be_had_at_first_is_told_by_its_reason() -> None:
-    """It was looked for once, and left out of what was then opened; that it is there by now does not count."""
+    """What was then opened went without it; that it is there by now does not count."""
     opened = SecurityStatus(
         True, (MeasureStatus(Measure.EGRESS, False, False, (), GONE_WITHOUT),), ("egress",)
     )
