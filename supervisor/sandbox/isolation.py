@@ -81,8 +81,8 @@ async def prove_isolation(containers: HardenedContainers) -> None:
         status = found[source, target]
         if reached := [name for bit, name in _REACHED.items() if status & bit]:
             raise ConfigurationError(
-                f"containers on the network {network} reach each other ({' and '.join(reached)}), although "
-                "it is set not to let them: load the kernel module br_netfilter, set "
+                f"isolation of the network {network}: containers reach each other ({' and '.join(reached)}), "
+                "although it is set not to let them: load the kernel module br_netfilter, set "
                 "net.bridge.bridge-nf-call-iptables=1, and see whether the engine manages the firewall "
                 "(iptables not switched off, its rules not flushed)"
             )

@@ -84,7 +84,7 @@ async def ensure_network(docker: Docker, settings: Settings) -> NetworkFacts:
     (shown,) = found
     if problems := differences(shown):
         raise ConfigurationError(
-            f"the network {name} (DOCKER_NETWORK_NAME) exists and is not one for sessions:\n  "
+            f"the network {name} (DOCKER_NETWORK_NAME) exists and is not one for sessions (isolation):\n  "
             + "\n  ".join(problems)
             + f"\nRemove it (docker network rm {name}) to have it made anew, or choose another name"
         )

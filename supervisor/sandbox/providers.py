@@ -276,7 +276,10 @@ async def _verified(
         source = docker_directory() / "seccomp.json"
         seccomp = stack.enter_context(staged_profile(source, estate.directory, engine.machine))
     except ConfigurationError as error:
-        problems.append(str(error))
+        problems += [
+            str(error),
+            "docker/seccomp.json is part of this version: restore it, or install that again",
+        ]
         seccomp = None
     try:
         programs = await own_programs(settings, engine)

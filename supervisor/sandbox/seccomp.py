@@ -78,7 +78,7 @@ def staged_profile(source: Path, directory: Path, machine: str) -> Generator[Sec
                 file.write(source.read_bytes())
         except OSError as error:
             raise ConfigurationError(f"seccomp profile {source}: {error.strerror}") from error
-        profile = load_profile(staged)
+        profile = load_profile(staged, source)
         problems = [f"Linux has no system call {name!r}" for name in sorted(profile.named - known_calls())]
         if f"SCMP_ARCH_{machine.upper()}" not in profile.architectures:
             problems.append(f"archMap: is not for {machine}")
@@ -95,25 +95,30 @@ def known_calls() -> frozenset[str]:
     return frozenset(line for line in lines if line and not line.startswith("#"))
 
 
-def load_profile(path: Path) -> SeccompProfile:
+def load_profile(path: Path, source: Path | None = None) -> SeccompProfile:
     """Read and check the profile in `path`.
+
+    Args:
+        path: of the file.
+        source: what it is a copy of, and complaints are about.
 
     Raises:
         ConfigurationError: it cannot be read, or is not a profile that denies by default; everything that is
             wrong is named.
     """
+    named = source or path
     try:
         data = path.read_bytes()
         if len(data) > _MAX_PROFILE:
-            raise ConfigurationError(f"seccomp profile {path}: longer than {_MAX_PROFILE} bytes")
+            raise ConfigurationError(f"seccomp profile {named}: longer than {_MAX_PROFILE} bytes")
         profile: Any = json.loads(data)
     except OSError as error:
-        raise ConfigurationError(f"seccomp profile {path}: {error.strerror}") from error
+        raise ConfigurationError(f"seccomp profile {named}: {error.strerror}") from error
     except ValueError as error:
-        raise ConfigurationError(f"seccomp profile {path}: not JSON: {error}") from error
+        raise ConfigurationError(f"seccomp profile {named}: not JSON: {error}") from error
     problems = _problems(profile)
     if problems:
-        raise ConfigurationError(f"seccomp profile {path}:\n  " + "\n  ".join(problems))
+        raise ConfigurationError(f"seccomp profile {named}:\n  " + "\n  ".join(problems))
     rules = [{key: value for key, value in rule.items() if key != "comment"} for rule in profile["syscalls"]]
     text = json.dumps({**profile, "syscalls": rules}, separators=(",", ":"))
     allowed = frozenset(
