@@ -106,19 +106,19 @@ def load_profile(path: Path, source: Path | None = None) -> SeccompProfile:
         ConfigurationError: it cannot be read, or is not a profile that denies by default; everything that is
             wrong is named.
     """
-    named = source or path
+    shown = source or path
     try:
         data = path.read_bytes()
         if len(data) > _MAX_PROFILE:
-            raise ConfigurationError(f"seccomp profile {named}: longer than {_MAX_PROFILE} bytes")
+            raise ConfigurationError(f"seccomp profile {shown}: longer than {_MAX_PROFILE} bytes")
         profile: Any = json.loads(data)
     except OSError as error:
-        raise ConfigurationError(f"seccomp profile {named}: {error.strerror}") from error
+        raise ConfigurationError(f"seccomp profile {shown}: {error.strerror}") from error
     except ValueError as error:
-        raise ConfigurationError(f"seccomp profile {named}: not JSON: {error}") from error
+        raise ConfigurationError(f"seccomp profile {shown}: not JSON: {error}") from error
     problems = _problems(profile)
     if problems:
-        raise ConfigurationError(f"seccomp profile {named}:\n  " + "\n  ".join(problems))
+        raise ConfigurationError(f"seccomp profile {shown}:\n  " + "\n  ".join(problems))
     rules = [{key: value for key, value in rule.items() if key != "comment"} for rule in profile["syscalls"]]
     text = json.dumps({**profile, "syscalls": rules}, separators=(",", ":"))
     allowed = frozenset(
