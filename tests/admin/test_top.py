@@ -111,6 +111,7 @@ async def test_top_shows_selects_and_ends(tmp_path: Path) -> None:
                 while len(s.supervisor.registry) == 3:
                     await trio.sleep(0.01)
                 assert sessions[1].ended is not None
+                while "2 of 100 sessions" not in (tmp_path / "screen").read_text():
+                    await trio.sleep(0.01)
                 keyboard.press(b"q")
     keyboard.close()
-    assert "2 of 100 sessions" in (tmp_path / "screen").read_text()
