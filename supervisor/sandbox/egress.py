@@ -18,7 +18,7 @@ from supervisor.egress import nftables
 from supervisor.egress.events import EgressEvent
 from supervisor.egress.host import missing_programs_text
 from supervisor.egress.keeper import socket_path
-from supervisor.egress.rules import RELAY_PORT, Plan, ruleset
+from supervisor.egress.rules import RELAY_PORT, RESOLVER_PORT, Plan, ruleset
 from supervisor.egress.watch import EgressWatch, may_start
 from supervisor.errors import ConfigurationError
 from supervisor.observability.audit import audit_limited
@@ -151,7 +151,8 @@ async def prove_egress(containers: HardenedContainers, watch: EgressWatch) -> No
                     raise ConfigurationError(
                         f"egress of the network {network}: a container does not reach the resolver at "
                         f"{plan.gateway} (status {code}): does a firewall of this host drop what comes from "
-                        f"{plan.bridge}?"
+                        f"{plan.bridge}? It must let in TCP and UDP port {RESOLVER_PORT} and TCP port "
+                        f"{RELAY_PORT} from there"
                     )
                 while (source, "", 53, NAME) not in denied:
                     await heard.wait()

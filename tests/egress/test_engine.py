@@ -28,8 +28,10 @@ from supervisor.attacks.outside import (
 from supervisor.attacks.world import connect_outside, ip, namespace, serving
 from supervisor.egress import nftables
 from supervisor.egress.events import EgressEvent
+from supervisor.engine import Docker
 from supervisor.errors import ConfigurationError, SandboxError
 from supervisor.sandbox.docker import DockerProvider
+from supervisor.sandbox.network import ensure_network
 from supervisor.sandbox.network_command import network_down, network_status, network_up
 from supervisor.sandbox.pool import WarmPool
 from supervisor.sandbox.providers import open_docker_provider
@@ -146,6 +148,59 @@ async def test_a_session_reaches_listed_names_only(
             owners = {provider.session_at(event.source) for event in events}
             assert owners == {(provider.occupied[REQUEST.session_id].name, REQUEST.session_id)}
     assert "c2VjcmV0.unlisted.example" in {event.name for event in events}
+
+
+@asynccontextmanager
+async def host_firewall(settings: Settings, hook: str) -> AsyncIterator[str]:
+    """A chain of the host's own that drops by default, as far as it is about the sessions' bridge; yields the
+    bridge.
+    """
+    async with Docker(settings.docker_host) as docker:
+        bridge = (await ensure_network(docker, settings)).bridge
+    table = f"ts-test-{bridge}"
+    devices = ["iifname"] if hook == "input" else ["iifname", "oifname"]
+    others = " ".join(f'{device} != "{bridge}"' for device in devices)
+    rules = f"""table inet {table} {{
+        chain unknown {{
+            type filter hook {hook} priority filter; policy drop;
+            {others} accept
+        }}
+    }}"""
+    await nftables.apply(rules)
+    try:
+        yield bridge
+    finally:
+        with trio.CancelScope(shield=True):  # a call has a deadline
+            await nftables.apply(f"delete table inet {table}")
+
+
+async def test_a_host_that_drops_what_it_does_not_know_is_told_what_to_let_through(
+    request: pytest.FixtureRequest, network_name: str, outside: list[str]
+) -> None:
+    settings = egress_settings(request, network_name)
+    with trio.fail_after(LIMIT):
+        async with host_firewall(settings, "input") as bridge:
+            with pytest.raises(ConfigurationError) as caught:
+                async with open_docker_provider(settings):
+                    raise AssertionError
+    for part in ("egress of the network", bridge, "firewall", "10053", "10443"):
+        assert part in str(caught.value)
+
+
+async def test_a_host_that_forwards_nothing_has_sessions_all_the_same(
+    request: pytest.FixtureRequest, network_name: str, outside: list[str]
+) -> None:
+    """What sessions send is never forwarded."""
+    settings = egress_settings(request, network_name)
+    attempts = (("dns", EMBEDDED, 53, LISTED), ("tls", ENDPOINT, 443, LISTED))
+    with trio.fail_after(LIMIT):
+        async with (
+            host_firewall(settings, "forward"),
+            open_docker_provider(settings) as provider,
+            visiting(provider) as visitor,
+        ):
+            found = [(await visitor.attempts(each))[0] for each in attempts]
+            assert found == [ENDPOINT, f"outside {ENDPOINT} 443"]
 
 
 async def test_flushed_rules_stop_new_sessions_cold_and_warm(

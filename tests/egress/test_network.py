@@ -25,6 +25,7 @@ from supervisor.attacks.outside import (
     PRIVATE,
     UNLISTED,
 )
+from supervisor.attacks.world import ip, set_kernel
 from supervisor.egress.events import EgressEvent
 from supervisor.egress.keeper import DIRECTORY, socket_path
 from supervisor.egress.rules import FORBIDDEN, RELAY_PORT, RESOLVER_PORT
@@ -63,7 +64,9 @@ ATTACKS = {
 }
 LISTENER = """
 import socket, sys
-listener = socket.create_server(("0.0.0.0", 7007))
+address = sys.argv[1]
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+listener = socket.create_server((address, 7007), family=family)
 print("ready", flush=True)
 while True:
     connection, _ = listener.accept()
@@ -80,9 +83,9 @@ async def line(stream: trio.abc.ReceiveStream) -> bytes:
     return received
 
 
-async def listen(nursery: trio.Nursery, prefix: list[str]) -> None:
+async def listen(nursery: trio.Nursery, prefix: list[str], address: str = "0.0.0.0") -> None:
     """Have somebody answer on port 7007 in a namespace."""
-    command = [*prefix, sys.executable, "-c", LISTENER]
+    command = [*prefix, sys.executable, "-c", LISTENER, address]
     running = functools.partial(trio.run_process, command, stdout=subprocess.PIPE, check=False)
     process: trio.Process = await nursery.start(running)
     assert process.stdout is not None
@@ -117,6 +120,38 @@ async def test_nothing_gets_out_but_listed_names(scene: World) -> None:
     denied = {(event.destination, event.port) for event in events if event.denied}
     assert {(METADATA, 80), (UNLISTED, 80), (FOREIGN_RESOLVER, 53), (SESSIONS[1], 7007), (CDN, 443)} <= denied
     assert TENANT in {event.name for event in events if event.denied}
+
+
+async def test_ipv6_goes_nowhere(scene: World) -> None:
+    machine, session, away = f"ts-{scene.tag}-machine", f"ts-{scene.tag}-s0", f"ts-{scene.tag}-outside"
+    for name, device, address in (
+        (machine, "sessions", "fd00:7::1"),
+        (session, "eth0", "fd00:7::2"),
+        (machine, "up0", "fd00:8::1"),
+        (away, "eth0", "fd00:8::2"),
+    ):
+        ip("-n", name, "address", "add", f"{address}/64", "dev", device, "nodad")
+    ip("-n", session, "route", "add", "default", "via", "fd00:7::1")
+    ip("-n", away, "route", "add", "default", "via", "fd00:8::1")
+    set_kernel(scene.machine, "net.ipv6.conf.all.forwarding=1")
+    attempts = (("tcp", "fd00:7::1", 7007, ""), ("tls", "fd00:8::2", 7007, LISTED))
+    events: list[EgressEvent] = []
+    with trio.fail_after(40):
+        async with trio.open_nursery() as nursery:
+            await listen(nursery, scene.machine, "::")
+            await listen(nursery, scene.outside, "::")
+            assert await scene.attempts(*attempts) == ["machine", "machine"]
+            async with scene.kept(scene.plan()) as watch:
+                watch.listen(events.append)
+                results = await scene.attempts(*attempts)
+                assert all(result.startswith("-") for result in results), results
+                while len({event.destination for event in events}) < 2:
+                    await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+    assert {(event.source, event.destination, event.denied) for event in events} == {
+        ("fd00:7::2", "fd00:7::1", True),
+        ("fd00:7::2", "fd00:8::2", True),
+    }
 
 
 async def test_names_that_are_not_listed_do_not_exist(scene: World) -> None:
