@@ -35,6 +35,7 @@ def directory() -> Iterator[Path]:
         "others_meddle",
         "the_engine_hangs",
         "the_engine_is_killed",
+        "the_engine_restarts_and_egress_stays_filtered",
         "the_engine_restarts_without_live_restore",
         "the_socket_vanishes",
         "the_disk_is_full",
@@ -43,8 +44,9 @@ def directory() -> Iterator[Path]:
 def test_trouble(
     request: pytest.FixtureRequest, docker_host: str, workbench_image: str, directory: Path, scenario: str
 ) -> None:
-    if os.geteuid() != 0 or not all(find_program(name) for name in ("dockerd", "ip", "iptables", "unshare")):
-        conftest.missing(request, "an engine of the tests' own takes root, dockerd, iproute2 and iptables")
+    needed = ("dockerd", "dnsmasq", "ip", "iptables", "nft", "unshare")
+    if os.geteuid() != 0 or not all(find_program(name) for name in needed):
+        conftest.missing(request, f"an engine of the tests' own takes root and {', '.join(needed)}")
     result = subprocess.run(
         ["unshare", "--net", "--mount", sys.executable, str(TROUBLE), scenario, str(directory), docker_host],
         env={**os.environ, "PYTHONPATH": str(TROUBLE.parents[1])},

@@ -8,6 +8,7 @@ ENGINE is where the workbench image is taken from. What was measured goes to sta
 
 import io
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -17,15 +18,25 @@ from pathlib import Path
 
 import httpx
 import trio
+from conftest import opt_outs
+from egress.world import VISITOR, words
+from sandbox.conftest import execute
 
 from faults.supervised import WORKBENCH, Supervised, supervised
 from faults.visitor import PROMPT, SessionOverError, Visitor, visit
+from supervisor.attacks.outside import ENDPOINT, HOST_RESOLVER, UNLISTED
+from supervisor.attacks.world import world_outside
+from supervisor.egress import nftables
 from supervisor.engine import Docker, DockerError
 from supervisor.provision import daemon
 from supervisor.provision.daemon import EnginePaths
 from supervisor.provision.engine import answers, engine_in_use
 from supervisor.provision.processes import look_at
 from supervisor.provision.report import Report
+from supervisor.sandbox.docker import DockerProvider
+from supervisor.sandbox.providers import open_docker_provider
+from supervisor.sandbox.terminal import LeaseRequest
+from supervisor.settings import Settings
 
 REPORT = Report(io.StringIO())
 NETWORK = "ably_cli_restricted"
@@ -226,6 +237,55 @@ async def the_engine_is_killed(paths: EnginePaths, directory: Path) -> None:
             await leave(visitor)
         await leave(stays)
         await stop(one)
+
+
+async def the_engine_restarts_and_egress_stays_filtered(paths: EnginePaths, directory: Path) -> None:
+    """The engine, which writes firewall rules when it starts, is killed and started again."""
+    settings = Settings(
+        docker_host=paths.url,
+        image=WORKBENCH,
+        container_user="1000:1000",
+        network=f"ts-trouble-{secrets.token_hex(3)}",
+        command=("sleep", "120"),
+        egress_domains=("*.listed.example",),
+        egress_dns_servers=(HOST_RESOLVER,),
+        hardening_without=tuple(name for name in opt_outs() if name != "egress"),
+    )
+    listed = "api.listed.example"
+    asked = (("dns", "127.0.0.11", 53, listed),)
+    tried = (("tls", ENDPOINT, 443, listed), ("tls", UNLISTED, 443, listed), ("tcp", UNLISTED, 80, ""))
+
+    async def look(provider: DockerProvider, session: str) -> None:
+        container = provider.occupied[session].container
+        script = await trio.Path(VISITOR).read_text()
+        found: list[str] = []
+        for attempts in (asked, tried):
+            status, output = await execute(container, "python3", "-c", script, *words(attempts))
+            assert status == 0, output
+            found += output.replace("\r", "").split("\n")[:-1]
+        assert found[:2] == [ENDPOINT, f"outside {ENDPOINT} 443"], found
+        assert all(not each or each.startswith("-") for each in found[2:]), found
+
+    async with (
+        world_outside("br-") as arrived,
+        open_docker_provider(settings, verify=False) as provider,
+        provider.lease(LeaseRequest("before", lifetime=120.0)),
+    ):
+        assert provider.egress is not None
+        await look(provider, "before")
+        rules = await nftables.listing(provider.egress.plan)
+        pid = engine_pid(paths)
+        os.kill(pid, signal.SIGKILL)
+        while look_at(pid):
+            await trio.sleep(0.01)
+        await start_again(paths)
+        assert await nftables.listing(provider.egress.plan) == rules
+        assert provider.egress.problem is None
+        await look(provider, "before")
+        async with provider.lease(LeaseRequest("after", lifetime=120.0)):
+            await look(provider, "after")
+        assert not any(UNLISTED in line for line in arrived), arrived
+    print("engine killed and started again: sessions reach listed names only, before and after")
 
 
 async def the_engine_restarts_without_live_restore(paths: EnginePaths, directory: Path) -> None:
