@@ -29,6 +29,7 @@ ENGINE_SESSIONS = int(os.environ.get("CHURN_ENGINE_SESSIONS", "40"))  # 1,000 in
 AT_ONCE = 20
 WARM_UP = 100  # sessions before anything is counted: caches fill, modules are imported
 ALLOWED_GROWTH = 2 << 20  # bytes, for the allocator's whims; 2 KB a session would show
+ALLOWED_ON_ENGINE = 4 << 20  # bytes: far more comes and goes; 4 KB a session would show in `make soak`
 
 
 class _Forgetful(MemoryProvider):
@@ -95,7 +96,7 @@ async def test_sessions_on_the_real_engine_leave_nothing(
         exempt_networks=("127.0.0.0/8",),
         warm_pool_size=2,
     )
-    with trio.fail_after(60 + 10 * ENGINE_SESSIONS):
+    with trio.fail_after(60 + 15 * ENGINE_SESSIONS):
         async with open_docker_provider(settings, verify=False) as provider, trio.open_nursery() as nursery:
             transport = provider.containers.site.docker.api.transport
             assert isinstance(transport, EngineTransport)
@@ -108,7 +109,10 @@ async def test_sessions_on_the_real_engine_leave_nothing(
                 numbers = transport.statistics()
                 return numbers.idle + numbers.in_use  # it is asked for a sign of life at any time
 
-            text = await _churn(settings, pool, ENGINE_SESSIONS, 20, 4, settled)
+            # The bounded caches of names, and the interpreter's own table of them, are full in the end: only
+            # what grows after that is a leak.
+            warm_up = max(20, ENGINE_SESSIONS // 2)
+            text = await _churn(settings, pool, ENGINE_SESSIONS, warm_up, 4, settled, ALLOWED_ON_ENGINE)
             numbers = pool.statistics()
             with capsys.disabled():
                 print(f"\nreal engine, {numbers.warm} warm, {numbers.cold} cold: {text}")
@@ -122,6 +126,7 @@ async def _churn(
     warm_up: int,
     at_once: int,
     settled: Callable[[], Awaitable[int]],
+    allowed_growth: int = ALLOWED_GROWTH,
 ) -> str:
     """Have so many sessions come and go; require that descriptors, tasks and memory are as after `warm_up`;
     return how it went. `settled` waits until the provider rests, and returns how many connections it has."""
@@ -173,5 +178,5 @@ async def _churn(
         assert trio.lowlevel.current_statistics().tasks_living == tasks, text
         assert _descriptors() - kept == descriptors, text
     assert ends <= {"user-exit"}
-    assert grown < ALLOWED_GROWTH, text
+    assert grown < allowed_growth, text
     return text
