@@ -109,6 +109,7 @@ def _environment(options: Options, form: Mapping[str, str]) -> dict[str, str]:
         "CONTAINER_USER": "1000:1000",
         "SESSION_COMMAND": "/bin/bash --norc --noprofile",
         "LOG_LEVEL": "error",
+        "SECURITY_AUDIT_LOG": "false",
         "INPUT_RATE": "1g",
         "RATE_LIMIT_EXEMPT_NETWORKS": "127.0.0.0/8",
         **dict.fromkeys(CAPACITIES, str(options.sessions)),
