@@ -11,17 +11,9 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 
+from benchmarks.browser import ARGUMENTS
 from browser.standin import PAGE, Standin, standin
 
-ARGUMENTS = [
-    "--no-sandbox",  # Chromium refuses to run as root without
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 SCRIPTS = [(Path(__file__).parent / name).read_text() for name in ("recorder.js", "audit.js")]
 TIMEOUT = 20.0  # seconds for anything that a page is waited for
 expect.set_options(timeout=TIMEOUT * 1000)
