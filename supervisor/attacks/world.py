@@ -125,7 +125,7 @@ async def world_outside(bridges: str) -> AsyncGenerator[list[str]]:
 def _rules(device: str, bridges: str) -> Generator[None]:
     """Drop, wherever it comes from, what is for the world outside and does not go there."""
     table = f"ts-attack-{device}"
-    rules = f"""table inet {table} {{
+    chains = f"""
         chain translation {{
             type nat hook prerouting priority dstnat; policy accept;
             iifname "{bridges}*" ip daddr {{ {METADATA}, {PRIVATE} }} dnat ip to {UNLISTED}
@@ -134,10 +134,17 @@ def _rules(device: str, bridges: str) -> Generator[None]:
             type filter hook postrouting priority 300; policy accept;
             ip daddr {{ {", ".join((*_PUBLIC, _NOWHERE))} }} oifname != {{ "lo", "{device}" }} drop
             iifname "{bridges}*" oifname != {{ "{device}", "{bridges}*" }} drop
-        }}
-    }}"""
+        }}"""
+    with nft_table(table, chains):
+        yield
+
+
+@contextmanager
+def nft_table(name: str, chains: str) -> Generator[None]:
+    """Have a table of nftables, family inet, with these chains; it goes on leaving."""
+    rules = f"table inet {name} {{{chains}\n}}"
     subprocess.run(["nft", "-f", "-"], input=rules.encode(), check=True, timeout=20)
     try:
         yield
     finally:
-        subprocess.run(["nft", "delete", "table", "inet", table], check=True, timeout=20)
+        subprocess.run(["nft", "delete", "table", "inet", name], check=True, timeout=20)

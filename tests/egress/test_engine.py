@@ -3,7 +3,6 @@ keeps every packet of these tests on this machine.
 """
 
 import secrets
-import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
@@ -25,7 +24,7 @@ from supervisor.attacks.outside import (
     SERVERS,
     UNLISTED,
 )
-from supervisor.attacks.world import connect_outside, ip, namespace, serving
+from supervisor.attacks.world import connect_outside, ip, namespace, nft_table, serving
 from supervisor.egress import nftables
 from supervisor.egress.events import EgressEvent
 from supervisor.engine import Docker
@@ -64,17 +63,13 @@ def nothing_leaves(device: str) -> Iterator[None]:
     """Drop, wherever it comes from, what is for a test's address and does not go to the world outside."""
     table = f"ts-test-{device}"
     addresses = ", ".join((*SERVERS, *NAME_SERVERS, "203.0.113.1"))
-    rules = f"""table inet {table} {{
+    chains = f"""
         chain leaving {{
             type filter hook postrouting priority 300; policy accept;
             ip daddr {{ {addresses} }} oifname != {{ "lo", "{device}" }} drop
-        }}
-    }}"""
-    subprocess.run(["nft", "-f", "-"], input=rules.encode(), check=True, timeout=20)
-    try:
+        }}"""
+    with nft_table(table, chains):
         yield
-    finally:
-        subprocess.run(["nft", "delete", "table", "inet", table], check=True, timeout=20)
 
 
 @pytest.fixture
