@@ -1,4 +1,5 @@
-"""An engine of the project's own: where its files are, how it is started, ended, and told from other engines.
+"""An engine of the project's own: where its files are, how it is started, and told from other engines. How it
+is ended: `ending`.
 
 It is `dockerd` with its own data root, exec root, pid file, socket, containerd namespace, bridge and address
 pool. It is started detached, in a session of its own, so that neither Ctrl-C nor a crash of the supervisor
@@ -13,7 +14,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import socket
 import stat
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ from supervisor.provision.host import find_program, run
 from supervisor.provision.processes import ProcessInfo, all_processes, end_process, look_at, read_pid
 
 _COMMAND_DEADLINE = 30.0  # seconds, for `ip` and the launcher
-_END_GRACE = 30.0  # seconds; an engine without containers ends within one
+_END_GRACE = 30.0  # seconds
 _USER_NAMESPACES = Path("/proc/sys/user/max_user_namespaces")
 _INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
 _INSTANCES_FOR_ALL = 8192  # inotify instances: `shares.INSTANCES` for each of 250 containers
@@ -186,8 +186,13 @@ def names(info: ProcessInfo, text: str) -> bool:
 def newly_remaps(paths: EnginePaths) -> bool:
     """Return whether the engine, when started, leaves images behind that it had before it remapped users."""
     had = (paths.data / "image").is_dir()
-    remapped = paths.data.is_dir() and any(_REMAPPED.fullmatch(each.name) for each in paths.data.iterdir())
-    return can_remap(paths) and had and not remapped
+    return can_remap(paths) and had and not remapped_roots(paths)
+
+
+def remapped_roots(paths: EnginePaths) -> list[Path]:
+    """Return the root directories that the engine has had while it remapped users (UID.GID)."""
+    inside = paths.data.iterdir() if paths.data.is_dir() else ()
+    return [each for each in inside if _REMAPPED.fullmatch(each.name)]
 
 
 def raise_shares(limit: Path = _INSTANCES) -> None:
@@ -216,14 +221,14 @@ async def launch(paths: EnginePaths, *, remap: bool = False) -> int:
             directory.chmod(0o755)  # whatever the umask: see `can_remap`
     # An engine takes the containerd of one that crashed for alive when it is about to end, or is a zombie,
     # and waits for it in vain. Containers do not mind.
-    await _end_containerd(paths)
+    await end_containerd(paths)
     # An engine refuses to start when there is a process with the pid in its file, whatever that is.
     paths.pid_file.unlink(missing_ok=True)
     paths.socket.unlink(missing_ok=True)
     _set_log_aside(paths.log)
     crashed = read_mark(paths)
     # An idle bridge of this name is what an engine left that was killed together with its run directory.
-    if crashed is None and _device_exists(paths.bridge) and not await _is_idle_bridge(paths.bridge):
+    if crashed is None and device_exists(paths.bridge) and not await _is_idle_bridge(paths.bridge):
         raise ConfigurationError(
             f"there is a network device {paths.bridge} already, which is no bridge or is in use by "
             f"something else. If nothing needs it, remove it: ip link delete {paths.bridge}"
@@ -246,6 +251,19 @@ async def launch(paths: EnginePaths, *, remap: bool = False) -> int:
         mark.pid = int(await run([*command, *arguments], timeout=_COMMAND_DEADLINE, cwd=Path("/")))
     _write_mark(paths, mark)
     return mark.pid
+
+
+async def end_containerd(paths: EnginePaths) -> None:
+    """End what should have ended with the engine, and does not always when that crashes.
+
+    Raises:
+        ConfigurationError: it does not end.
+    """
+    pid_file = paths.exec_root / "containerd/containerd.pid"
+    pid = read_pid(pid_file)
+    if pid is not None and not await end_process(pid, str(paths.exec_root), _END_GRACE):
+        raise ConfigurationError(f"the engine's containerd (pid {pid}) does not end")
+    pid_file.unlink(missing_ok=True)
 
 
 @attrs.define
@@ -304,13 +322,14 @@ def _is_ours(device: str, bridge: str) -> bool:
 
 
 async def _make_bridge(name: str, plan: AddressPlan) -> None:
-    if not _device_exists(name):
+    if not device_exists(name):
         await _ip("link", "add", "name", name, "type", "bridge")
     await _ip("address", "replace", str(plan.bridge), "dev", name)
     await _ip("link", "set", "dev", name, "up")
 
 
-def _device_exists(name: str) -> bool:
+def device_exists(name: str) -> bool:
+    """Return whether this network namespace has such a device."""
     return any(device == name for _, device in socket.if_nameindex())
 
 
@@ -348,56 +367,3 @@ def last_words(paths: EnginePaths, since: int = 0) -> str:
         lines = stream.read()[-_LOG_READ:].decode(errors="replace").splitlines()
     telling = [line for line in lines if " level=info " not in line]
     return "\n".join(telling[-_LOG_LINES:]) or "(it said nothing)"
-
-
-async def end(paths: EnginePaths, network_bridges: list[str]) -> None:
-    """End the engine at `paths` in an orderly way, and remove what it left in its run directory.
-
-    When set-up started it, its bridges and firewall rules go, too. What others made is left alone.
-
-    Args:
-        paths: which.
-        network_bridges: further devices to remove: those of its networks, which it makes again at its next
-            start.
-
-    Raises:
-        ConfigurationError: it does not end.
-    """
-    pid = running_pid(paths)
-    if pid is not None and not await end_process(pid, str(paths.data), _END_GRACE):
-        raise ConfigurationError(
-            f"the engine (pid {pid}) does not end; it says in {paths.log}:\n{last_words(paths)}"
-        )
-    await _end_containerd(paths)
-    if mark := read_mark(paths):
-        bridges = [paths.bridge, *network_bridges]
-        for device in filter(_device_exists, bridges):
-            await _ip("link", "delete", "dev", device)
-        await firewall.clean(bridges, mark.chains_before)
-    for leftover in (paths.socket, paths.pid_file, paths.mark_file):
-        leftover.unlink(missing_ok=True)
-    # An engine mounts its data root on itself, and leaves that behind when it crashes or fails to start. With
-    # remapped users that root is a directory in the one that was named (UID.GID).
-    for point in set(_mount_points()):
-        if point == paths.data or (point.parent == paths.data and _REMAPPED.fullmatch(point.name)):
-            await run(["umount", str(point)], timeout=_COMMAND_DEADLINE)
-    if not mounts_below(paths.exec_root):
-        shutil.rmtree(paths.exec_root, ignore_errors=True)
-
-
-async def _end_containerd(paths: EnginePaths) -> None:
-    """End what should have ended with the engine, and does not always when that crashes."""
-    pid_file = paths.exec_root / "containerd/containerd.pid"
-    pid = read_pid(pid_file)
-    if pid is not None and not await end_process(pid, str(paths.exec_root), _END_GRACE):
-        raise ConfigurationError(f"the engine's containerd (pid {pid}) does not end")
-    pid_file.unlink(missing_ok=True)
-
-
-def _mount_points() -> list[Path]:
-    return [Path(line.split()[1]) for line in Path("/proc/self/mounts").read_text().splitlines()]
-
-
-def mounts_below(directory: Path) -> list[Path]:
-    """Return the mount points in `directory`, itself excepted."""
-    return [point for point in _mount_points() if point.is_relative_to(directory) and point != directory]

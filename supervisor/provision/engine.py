@@ -23,7 +23,7 @@ import trio
 
 from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError
-from supervisor.provision import daemon
+from supervisor.provision import daemon, ending
 from supervisor.provision.daemon import EnginePaths
 from supervisor.provision.host import Need, can_install, require
 from supervisor.provision.processes import look_at
@@ -177,7 +177,7 @@ async def _own_engine(paths: EnginePaths, step: Step, remap: bool) -> Engine:
     except BaseException:
         # Failed or cancelled half-way: nothing stays behind.
         with trio.move_on_after(_LEAVE_DEADLINE, shield=True):
-            await daemon.end(paths, [])
+            await ending.end(paths, [])
         raise
     step.result = f"the project's own, started ({paths.url})"
     return Engine(paths.url, True, "started")
@@ -276,7 +276,7 @@ async def _leave(paths: EnginePaths, users: int, report: Report) -> None:
             return
         with report.step("engine") as step:
             step.progress("ending the project's own")
-            await daemon.end(paths, await _network_bridges(paths.url))
+            await ending.end(paths, await _network_bridges(paths.url))
             step.result = "the project's own, ended"
 
 
@@ -313,7 +313,7 @@ async def end_engine(report: Report, paths: EnginePaths | None = None) -> None:
                             "remove them first"
                         )
                     bridges = await _network_bridges(own.url)
-                await daemon.end(own, bridges)
+                await ending.end(own, bridges)
         step.result = "the project's own, ended" if was_up else "none of the project's own runs"
 
 

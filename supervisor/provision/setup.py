@@ -17,7 +17,8 @@ from supervisor.errors import ConfigurationError
 from supervisor.measures import Measure
 from supervisor.provision.base import NEEDS as BASE_NEEDS
 from supervisor.provision.compiler import machine_name
-from supervisor.provision.daemon import EnginePaths, mounts_below
+from supervisor.provision.daemon import EnginePaths
+from supervisor.provision.ending import mounts_below
 from supervisor.provision.engine import Engine, end_engine, engine_in_use
 from supervisor.provision.gate import build_gate, build_netprobe
 from supervisor.provision.host import Need, require

@@ -13,7 +13,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import httpx
 import trio
 
 from supervisor.engine import Docker
@@ -23,6 +25,7 @@ from supervisor.sandbox.identity import LABEL_INSTANCE
 TOKEN = "fault-test-token-of-no-value"
 WORKBENCH = "terminal-supervisor-workbench:latest"
 LIFELINES = Path("/run/terminal-supervisor/lifeline")
+ADMIN = Path("/run/terminal-supervisor/admin")
 START_TIMEOUT = 90.0  # seconds until it prints its address; it proves the network's isolation first
 GONE_TIMEOUT = 60.0  # seconds for everything to go; on a quiet machine a tenth of it
 _MAIN = "import sys; from supervisor.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -83,6 +86,13 @@ class Supervised:
         """Wait until it has logged `text` so many times."""
         while len(self.events(text)) < count:
             await trio.sleep(0.02)
+
+    async def wait_pool(self, waiting: int) -> None:
+        """Wait until so many sandboxes wait in its pool."""
+        transport = httpx.AsyncHTTPTransport(uds=str(ADMIN / f"{urlsplit(self.url).port}.sock"))
+        async with httpx.AsyncClient(transport=transport, base_url="http://admin", timeout=10) as client:
+            while (await client.get("/stats")).json()["pool"]["waiting"] != waiting:
+                await trio.sleep(0.05)
 
     def kill(self) -> None:
         """SIGKILL."""

@@ -35,6 +35,7 @@ def directory() -> Iterator[Path]:
         "others_meddle",
         "the_engine_hangs",
         "the_engine_is_killed",
+        "the_engine_stays_away",
         "the_engine_restarts_and_egress_stays_filtered",
         "the_engine_restarts_without_live_restore",
         "the_socket_vanishes",

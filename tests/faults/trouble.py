@@ -28,10 +28,10 @@ from supervisor.attacks.outside import ENDPOINT, HOST_RESOLVER, UNLISTED
 from supervisor.attacks.world import world_outside
 from supervisor.egress import nftables
 from supervisor.engine import Docker, DockerError
-from supervisor.provision import daemon
+from supervisor.provision import daemon, ending
 from supervisor.provision.daemon import EnginePaths
 from supervisor.provision.engine import answers, engine_in_use
-from supervisor.provision.processes import look_at
+from supervisor.provision.processes import all_processes, look_at
 from supervisor.provision.report import Report
 from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.providers import open_docker_provider
@@ -215,6 +215,7 @@ async def the_engine_is_killed(paths: EnginePaths, directory: Path) -> None:
     """The engine is killed and started again; it was started with live-restore."""
     pid = engine_pid(paths)
     async with supervised(paths.url, directory, WARM_POOL_SIZE="1") as one, prompt(one) as stays:
+        await one.wait_pool(1)
         os.kill(pid, signal.SIGKILL)
         while look_at(pid):
             await trio.sleep(0.01)
@@ -237,6 +238,29 @@ async def the_engine_is_killed(paths: EnginePaths, directory: Path) -> None:
             await leave(visitor)
         await leave(stays)
         await stop(one)
+
+
+async def the_engine_stays_away(paths: EnginePaths, directory: Path) -> None:
+    """The engine is killed and nobody starts it again: ending it clears away what its containers held."""
+    async with supervised(paths.url, directory, WARM_POOL_SIZE="0") as one, prompt(one) as stays:
+        pid = engine_pid(paths)
+        os.kill(pid, signal.SIGKILL)
+        while look_at(pid):
+            await trio.sleep(0.01)
+        await stays.echo("still-here")
+        assert any(each.name == "merged" for each in ending.mounts_below(paths.data))
+        began = trio.current_time()
+        await ending.end(paths, [])
+        print(f"engine killed: what it held was cleared away after {since(began):.1f} s")
+        assert ending.mounts_below(directory) == []
+        held = [info for info in all_processes() if daemon.names(info, f"{paths.run}/")]
+        assert [info.arguments for info in held if info.pid not in one.guards()] == []
+        over = await stays.read_to_end()
+        assert (over.code, over.reason) == (4004, "ended"), over
+        one.kill()
+        await one.process.wait()
+        for guard in one.guards():  # it would wait for an engine
+            os.kill(guard, signal.SIGKILL)
 
 
 async def the_engine_restarts_and_egress_stays_filtered(paths: EnginePaths, directory: Path) -> None:
@@ -423,7 +447,7 @@ async def main(scenario: str, directory: Path, url: str) -> None:
             async with Docker(paths.url) as docker:
                 with suppress(DockerError):  # it is not there: what failed says why
                     bridges = [f"br-{each['Id'][:12]}" for each in await docker.networks.list()]
-            await daemon.end(paths, bridges)
+            await ending.end(paths, bridges)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import trio
 
 from supervisor.engine import Docker
 from supervisor.errors import ConfigurationError
-from supervisor.provision import daemon
+from supervisor.provision import daemon, ending
 from supervisor.provision.daemon import EnginePaths
 from supervisor.provision.engine import Engine, answers, end_engine, engine_in_use
 from supervisor.provision.processes import all_processes, look_at
@@ -48,7 +48,7 @@ def assert_nothing_left(paths: EnginePaths) -> None:
     assert "DOCKER" not in rules()
     left = {path.name for path in paths.run.iterdir()}
     assert left <= {"start.lock", "users.lock"}, left
-    assert daemon.mounts_below(paths.data.parent) == []
+    assert ending.mounts_below(paths.data.parent) == []
     mine = [info.arguments for info in all_processes() if daemon.names(info, str(paths.data.parent))]
     assert [arguments for arguments in mine if "cycles.py" not in " ".join(arguments)] == []
 
@@ -195,7 +195,7 @@ async def main(scenario: str, directory: Path) -> None:
             await globals()[scenario](paths)
     finally:
         with trio.move_on_after(30, shield=True):
-            await daemon.end(paths, [])
+            await ending.end(paths, [])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,136 @@
+"""Ends an engine of the project's own, and clears away what one left that did not end in order.
+
+An engine with `--live-restore` that is killed leaves its containers running, each under a shim that waits for
+the next engine. Ending the engine for good means that there is none, so whatever still runs in its containers
+is ended here, and the file systems that they stood on are unmounted.
+"""
+
+import os
+import shutil
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from supervisor.errors import ConfigurationError
+from supervisor.provision import addresses, daemon, firewall
+from supervisor.provision.daemon import EnginePaths
+from supervisor.provision.host import run
+from supervisor.provision.processes import all_processes, end_process
+
+_END_GRACE: Final = 30.0  # seconds; an engine without containers ends within one
+_DEATH_GRACE: Final = 10.0  # seconds for processes that were killed to be gone
+_POLL: Final = 0.02
+_COMMAND_DEADLINE: Final = 30.0
+_SHIM: Final = "containerd-shim"  # the kernel keeps 15 bytes of a name
+
+
+async def end(paths: EnginePaths, network_bridges: list[str]) -> None:
+    """End the engine at `paths`, and remove what it left in its run directory.
+
+    When set-up started it, its bridges and firewall rules go, too. What others made is left alone.
+
+    Args:
+        paths: which.
+        network_bridges: further devices to remove: those of its networks, which it makes again at its next
+            start. Those within its own address block are found without.
+
+    Raises:
+        ConfigurationError: it does not end.
+    """
+    pid = daemon.running_pid(paths)
+    if pid is not None and not await end_process(pid, str(paths.data), _END_GRACE):
+        raise ConfigurationError(
+            f"the engine (pid {pid}) does not end; it says in {paths.log}:\n{daemon.last_words(paths)}"
+        )
+    await daemon.end_containerd(paths)
+    await _end_shims(paths)
+    if mark := daemon.read_mark(paths):
+        bridges = list(dict.fromkeys([paths.bridge, *network_bridges, *await _bridges_in_block(paths)]))
+        for device in filter(daemon.device_exists, bridges):
+            await run(["ip", "link", "delete", "dev", device], timeout=_COMMAND_DEADLINE)
+        await firewall.clean(bridges, mark.chains_before)
+    for leftover in (paths.socket, paths.pid_file, paths.mark_file):
+        leftover.unlink(missing_ok=True)
+    for point in _left_mounted(paths):
+        await run(["umount", str(point)], timeout=_COMMAND_DEADLINE)
+    if not mounts_below(paths.exec_root):
+        shutil.rmtree(paths.exec_root, ignore_errors=True)
+
+
+async def _end_shims(paths: EnginePaths) -> None:
+    """Kill what runs in containers without an engine, then what held them."""
+    shims = [
+        info.pid
+        for info in all_processes()
+        if info.name.startswith(_SHIM) and daemon.names(info, f"{paths.exec_root}/")
+    ]
+    for shim in shims:
+        # The first processes of its containers: with them, the kernel ends all the others there.
+        await _kill(_children(shim))
+        await _kill([shim])
+
+
+async def _kill(pids: list[int]) -> None:
+    """Kill these processes and wait until they are gone.
+
+    Raises:
+        ConfigurationError: one stays, as a process does that waits for a disk.
+    """
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            handle = os.pidfd_open(pid)
+            try:
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+                with trio.move_on_after(_DEATH_GRACE) as waiting:
+                    await trio.lowlevel.wait_readable(handle)
+            finally:
+                os.close(handle)
+            if waiting.cancelled_caught:
+                raise ConfigurationError(f"process {pid}, left by the engine, does not end")
+
+
+def _children(pid: int) -> list[int]:
+    with suppress(FileNotFoundError, ProcessLookupError):
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    return []
+
+
+async def _bridges_in_block(paths: EnginePaths) -> list[str]:
+    """Return the bridges of networks that the engine made in its address block: it cannot be asked now."""
+    block = addresses.read_block(paths.address_file)
+    if block is None:
+        return []
+    routes = await addresses.host_routes()
+    return [
+        route.device for route in routes if route.device.startswith("br-") and route.network.subnet_of(block)
+    ]
+
+
+def _left_mounted(paths: EnginePaths) -> list[Path]:
+    """Return what must be unmounted, innermost first.
+
+    An engine mounts its data root on itself (with remapped users a directory in the one that was named) and
+    each container's root file system in there, and leaves that behind when it crashes or fails to start; in
+    its run directory are its containers' network namespaces. A disk that somebody mounted there stays.
+    """
+    roots = [paths.data, *daemon.remapped_roots(paths)]
+    own = {point for point, source in _mounts() if source != "/" and str(point).endswith(source)}
+    found = [each for each in roots if each in own]
+    found += [each for each in mounts_below(paths.data) if each not in roots]
+    found += mounts_below(paths.exec_root)
+    return sorted(set(found), key=lambda point: len(point.parts), reverse=True)
+
+
+def _mounts() -> list[tuple[Path, str]]:
+    """Return the mount points, each with what of its file system is mounted there (proc(5), mountinfo)."""
+    lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    return [(Path(fields[4]), fields[3]) for fields in lines]
+
+
+def mounts_below(directory: Path) -> list[Path]:
+    """Return the mount points in `directory`, itself excepted."""
+    return [point for point, _ in _mounts() if point.is_relative_to(directory) and point != directory]
