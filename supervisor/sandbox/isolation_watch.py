@@ -47,7 +47,11 @@ class Grounds:
 
 
 async def look_at_grounds(bridge: str) -> Grounds:
-    """Return what isolation on `bridge`, a device of this host's, rests on at the moment."""
+    """Return what isolation on `bridge`, a device of this host's, rests on at the moment.
+
+    Raises:
+        SandboxError: that could not be found out: the host is too busy to tell in time.
+    """
     try:
         bridged = _BRIDGED.read_text().strip()
     except OSError:
@@ -66,7 +70,7 @@ async def _rules(bridge: str) -> tuple[str, ...] | None:
         rules = rules_about(bridge, done.stdout.decode(errors="replace"))
         # Without any, they are another network namespace's, or another tool keeps them.
         return rules if any(bridge in rule for rule in rules) else None
-    return None
+    raise SandboxError(f"iptables-save took more than {_COMMAND_TIMEOUT:g} s")
 
 
 def rules_about(bridge: str, listing: str) -> tuple[str, ...]:
@@ -131,9 +135,14 @@ class IsolationWatch:
 
     async def look(self) -> None:
         """Look once; prove it anew where that is due."""
-        grounds = await look_at_grounds(self._bridge)
-        if self.problem is None and grounds == self._proved:
-            if grounds.rules is not None or trio.current_time() < self._proved_at + self._period:
+        try:
+            grounds = await look_at_grounds(self._bridge)
+        except SandboxError as error:  # the next look may tell more
+            _log.warning("the firewall of the sessions' network could not be looked at", problem=str(error))
+            grounds = None
+        if self.problem is None and grounds in {self._proved, None}:
+            seen = grounds is not None and grounds.rules is not None
+            if seen or trio.current_time() < self._proved_at + self._period:
                 return
         else:
             self._note(self.problem or "the firewall of the sessions' network has changed")

@@ -46,11 +46,13 @@ def test_rules_about_a_bridge() -> None:
 class World:
     """What the watch sees, and what a proof would say."""
 
-    grounds: Grounds = attrs.field(factory=lambda: Grounds("1", ("rule",)))
+    grounds: Grounds | None = attrs.field(factory=lambda: Grounds("1", ("rule",)))
     isolated: bool = True
     proofs: int = 0
 
     async def look(self, _bridge: str) -> Grounds:
+        if self.grounds is None:
+            raise SandboxError("too busy")
         return self.grounds
 
     async def prove(self, _containers: object) -> None:
@@ -100,6 +102,25 @@ async def test_what_cannot_be_seen_is_proved_every_so_often(
         world.isolated = False
         await trio.sleep(60)
         assert watch.problem == "they reach each other"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_host_too_busy_to_tell_stops_nobody_for_a_while(
+    world: World, autojump_clock: trio.testing.MockClock
+) -> None:
+    watch = IsolationWatch(None, "br-1", 60.0)  # type: ignore[arg-type]
+    await watch.prove()
+    grounds, world.grounds = world.grounds, None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch.run)
+        await trio.sleep(50)
+        assert watch.problem is None
+        await trio.sleep(15)
+        assert watch.problem is None
+        assert world.proofs == 1, "a proof takes to know what it rests on"
+        world.grounds = grounds
+        await trio.sleep(10)
+        assert (watch.problem, world.proofs) == (None, 1)
         nursery.cancel_scope.cancel()
 
 
