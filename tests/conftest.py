@@ -2,7 +2,7 @@
 
 A test that needs an engine or a browser where there is none is reported as not run, with the reason, in a
 block of its own at the end; with `CI=true` it fails instead. At the very end nothing of ours may be left at
-the engine.
+the engine (`.ci/test` looks itself, since others of its runs may still be busy there).
 """
 
 import json
@@ -99,7 +99,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail (in CI; elsewhere say) when tests left containers of the product behind."""
-    url = _find_engine()
+    url = None if "LEFT_BEHIND_IS_LOOKED_FOR" in os.environ else _find_engine()
     deadline = time.monotonic() + LEAK_GRACE
     while url and _our_containers(url) - _before and time.monotonic() < deadline:
         time.sleep(0.2)  # the engine removes them by itself, some time after their end
