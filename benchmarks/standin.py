@@ -28,6 +28,7 @@ class StandinTerminal:
         self.receive_some = stream.receive_some
         self.send_all = stream.send_all
         self.send_some = stream.send_some
+        self.send_now = stream.send_now
 
     async def resize(self, cols: int, rows: int) -> None:
         await trio.lowlevel.checkpoint()

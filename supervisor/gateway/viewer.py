@@ -148,42 +148,54 @@ async def _dialogue(
     websocket: WebSocket, speaker: Speaker, house: House, presence: Presence, refusal: Refusal | None
 ) -> Ended:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(websocket.keep_alive)
-        for frame in speaker.greeting():
-            await websocket.send(frame)
-        if refusal and not house.settings.allow_bypass:
-            raise refusal.error()
-        opening = await _authenticate(websocket, speaker, house, presence)
-        if refusal and not opening.identity.bypasses_limits:
-            raise refusal.error()
-        for frame in speaker.welcome():
-            await websocket.send(frame)
-        listener = _Listener(websocket, speaker)
-        nursery.start_soon(listener.run)
-        session, resumed = await house.open_session(
-            opening.identity, presence.client, opening.session_id, opening.cols, opening.rows
-        )
-        attachment, frames = await speaker.attach(session, resumed)
-        try:
-            for frame in frames:
-                await websocket.send(frame)
-            listener.admit(attachment)
-            ended = await _tell(websocket, speaker, attachment)
-            if ended.reason is EndReason.HANDOVER:
-                # What the client typed before it heard of this belongs to its session: the listener goes on.
-                with trio.move_on_after(CLOSE_TIMEOUT):
-                    for frame in speaker.farewell(ended, None):
-                        await websocket.send(frame)
-                    await websocket.begin_close(*speaker.close_frame(ended.reason))
-                    await trio.sleep_forever()
-                raise ConnectionLostError
-        finally:
-            session.detach(attachment)
-            if not resumed and listener.attachment is None:
-                # The client never learnt the session's id, so nobody can come back to it.
-                session.end(EndReason.LEFT)
+        with websocket.kept_alive(nursery, house.registry.alarms):
+            ended = await _serve(nursery, websocket, speaker, house, presence, refusal)
         nursery.cancel_scope.cancel()
     return ended
+
+
+async def _serve(
+    nursery: trio.Nursery,
+    websocket: WebSocket,
+    speaker: Speaker,
+    house: House,
+    presence: Presence,
+    refusal: Refusal | None,
+) -> Ended:
+    for frame in speaker.greeting():
+        await websocket.send(frame)
+    if refusal and not house.settings.allow_bypass:
+        raise refusal.error()
+    opening = await _authenticate(websocket, speaker, house, presence)
+    if refusal and not opening.identity.bypasses_limits:
+        raise refusal.error()
+    for frame in speaker.welcome():
+        await websocket.send(frame)
+    listener = _Listener(websocket, speaker)
+    nursery.start_soon(listener.run)
+    session, resumed = await house.open_session(
+        opening.identity, presence.client, opening.session_id, opening.cols, opening.rows
+    )
+    attachment, frames = await speaker.attach(session, resumed)
+    try:
+        for frame in frames:
+            await websocket.send(frame)
+        listener.admit(attachment)
+        ended = await _tell(websocket, speaker, attachment)
+        if ended.reason is EndReason.HANDOVER:
+            # What the client typed before it heard of this belongs to its session: the listener goes on.
+            with trio.move_on_after(CLOSE_TIMEOUT):
+                for frame in speaker.farewell(ended, None):
+                    await websocket.send(frame)
+                await websocket.begin_close(*speaker.close_frame(ended.reason))
+                await trio.sleep_forever()
+            raise ConnectionLostError
+        return ended
+    finally:
+        session.detach(attachment)
+        if not resumed and listener.attachment is None:
+            # The client never learnt the session's id, so nobody can come back to it.
+            session.end(EndReason.LEFT)
 
 
 async def _authenticate(websocket: WebSocket, speaker: Speaker, house: House, presence: Presence) -> Opening:

@@ -1,22 +1,24 @@
 """One WebSocket as the viewers use it: whole messages in, whole frames out, a heartbeat, and an end that
 cannot hang.
 
-wsproto does the framing (RFC 6455); this is its I/O. One task calls `receive`, one calls `send`, and one runs
-`keep_alive`, which sends what the protocol owes the peer. They write under one lock, so that frames never
-interleave. Where a frame was cut off, by a cancellation or a stall, nothing can follow: the connection counts
-as lost from then on. Reading never waits for writing, so a peer whose output stalls is still heard.
+wsproto does the framing (RFC 6455); this is its I/O. One task calls `receive`, one calls `send`; what the
+protocol owes the peer is sent in between. All write under one lock, so that frames never interleave. Where a
+frame was cut off, by a cancellation or a stall, nothing can follow: the connection counts as lost from then
+on. Reading never waits for writing, so a peer whose output stalls is still heard.
 """
 
 import struct
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 
 import trio
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 from wsproto.frame_protocol import CloseReason
 
+from supervisor.alarms import Alarms
 from supervisor.errors import PeerError, SessionRefusedError
+from supervisor.gateway.heartbeat import Heartbeat
 from supervisor.gateway.stream import receive_when_ready, send_now, send_steadily
 from supervisor.protocol.closing import EndReason
 from supervisor.session.limiter import TokenBucket
@@ -27,7 +29,6 @@ TEXT, BINARY = 1, 2  # opcodes (RFC 6455, section 11.8)
 # Frames that are no whole message: fragments, pings, pongs. Each costs more to parse than to send.
 FRAME_RATE = 64  # a second
 FRAME_BURST = 4096  # at once: a message of the largest size in fragments of 256 bytes
-ANSWER_TIME = 0.5  # seconds in which a ping is usually answered
 CLOSE_TIMEOUT = 2.0  # seconds to deliver our close frame and get the peer's
 
 
@@ -49,6 +50,10 @@ class WebSocket:
     """The server's end of a WebSocket over `stream`, of which `rest` has been read already, after the
     upgrade.
 
+    Attributes:
+        heard: when something came from the peer.
+        reading: whether somebody waits for what comes.
+
     Resource handling: the stream stays the caller's, to be closed however the conversation ends.
     """
 
@@ -59,13 +64,13 @@ class WebSocket:
         self._protocol = Connection(ConnectionType.SERVER, trailing_data=rest)
         self._events: Iterator[Event] = self._protocol.events()
         self._message = bytearray()  # the fragments of the next message, so far
-        self._reading = False
-        self._heard = trio.current_time()
-        self._frames = TokenBucket(FRAME_RATE, FRAME_BURST, self._heard)
-        self._asked: float | None = None  # when the ping was sent after which nothing has been heard
-        self._pong: bytes | None = None
-        self._pinged = trio.lowlevel.ParkingLot()
+        self.reading = False
+        self.heard = trio.current_time()
+        self._frames = TokenBucket(FRAME_RATE, FRAME_BURST, self.heard)
+        self._pong: bytes | None = None  # the answer that is owed
+        self._nursery: trio.Nursery | None = None
         self._writing = trio.Lock()
+        self._unsent = b""  # the rest of a control frame of which the kernel took a part
         self._cut_off = False
         self._closing = False  # nothing may follow our close frame
 
@@ -102,16 +107,16 @@ class WebSocket:
                 await trio.lowlevel.checkpoint()  # nor does one of other frames
 
     async def _read(self) -> None:
-        self._reading = True
+        self.reading = True
         try:
             data = await receive_when_ready(self._stream, READ_SIZE)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             data = b""
         finally:
-            self._reading = False
+            self.reading = False
         if not data:
             raise ConnectionLostError
-        self._heard, self._asked = trio.current_time(), None
+        self.heard = trio.current_time()
         self._protocol.receive_data(bytes(data))
         self._events = self._protocol.events()
 
@@ -125,8 +130,9 @@ class WebSocket:
             case Ping(payload):
                 self._charge_frame()
                 # Only the newest needs an answer (RFC 6455, section 5.5.3), so a flood of them costs one.
-                self._pong = bytes(payload)
-                self._pinged.unpark_all()
+                is_owed, self._pong = self._pong is not None, bytes(payload)
+                if not is_owed and self._nursery is not None:
+                    self._nursery.start_soon(self._write_in_turn, self._owed_pong)
             case CloseConnection(code, reason):
                 # wsproto reports what it could not parse as a close, too, in an unchanged state.
                 if self._protocol.state in (ConnectionState.REMOTE_CLOSING, ConnectionState.CLOSED):
@@ -189,22 +195,34 @@ class WebSocket:
         except trio.WouldBlock:
             await self._writing.acquire()
 
-    async def _write_unless_closing(self, event: Event) -> None:
-        """Write a frame that has no use any more, and no place, once a goodbye has got ahead of it."""
+    async def _write_in_turn(self, frame: Callable[[], bytes]) -> None:
+        """Write a control frame that has no use, and no place, once a goodbye has got ahead of it."""
         try:
-            await self._write(event)
+            await self._begin_writing()
+            try:
+                self._check_writable()
+                await self._transmit(frame())
+            finally:
+                self._writing.release()
         except ConnectionLostError:
             if not self._closing:
                 raise
+
+    def _owed_pong(self) -> bytes:
+        payload, self._pong = self._pong or b"", None
+        return self._protocol.send(Pong(payload))
 
     def _check_writable(self, answers_close: bool = False) -> None:
         if self._cut_off or not (answers_close or self._protocol.state is ConnectionState.OPEN):
             raise ConnectionLostError
 
     async def _transmit(self, *pieces: bytes) -> None:
+        if self._unsent:
+            pieces, self._unsent, self._cut_off = (self._unsent, *pieces), b"", True
         try:
             sent = send_now(self._stream, pieces)
             if sent == sum(map(len, pieces)):
+                self._cut_off = False
                 return
             if sent == 0:
                 await trio.lowlevel.checkpoint_if_cancelled()  # while nothing is out, nothing is cut
@@ -220,35 +238,43 @@ class WebSocket:
             raise ConnectionLostError from None
         self._cut_off = False
 
-    async def keep_alive(self) -> None:
-        """Answer pings, and ping a peer that is silent; browsers answer also when their page is frozen.
+    @contextmanager
+    def kept_alive(self, nursery: trio.Nursery, alarms: Alarms) -> Generator[None]:
+        """Answer pings, and see that the connection is neither taken for dead nor dead, while the block runs.
 
-        Raises:
-            ConnectionLostError: it does not answer.
+        Args:
+            nursery: for short tasks. It gets a ConnectionLostError when the peer does not answer.
+            alarms: that outlive it.
         """
-        settings = self._settings
-        while not self._closing:
-            if self._asked is None:
-                deadline = self._heard + settings.ping_interval
-            else:
-                # An answer wakes nobody: it is looked for when the next ping is due, unless it is late.
-                deadline = self._asked + settings.ping_timeout
-                next_ping = self._asked + settings.ping_interval + ANSWER_TIME
-                if trio.current_time() < next_ping:
-                    deadline = min(deadline, next_ping)
-            if self._pong is not None:
-                payload, self._pong = self._pong, None
-                await self._write_unless_closing(Pong(payload))
-            elif trio.current_time() < deadline:
-                with trio.move_on_at(deadline):
-                    await self._pinged.park()
-            elif self._asked is None:
-                self._asked = trio.current_time()
-                await self._write_unless_closing(Ping())
-            elif self._reading:
-                raise ConnectionLostError
-            else:  # while we do not read (the input waits for its program) the silence is ours
-                self._asked = trio.current_time()
+
+        async def give_up() -> None:
+            raise ConnectionLostError
+
+        heartbeat = Heartbeat(self, self._settings, alarms, lambda: nursery.start_soon(give_up))
+        self._nursery = nursery
+        try:
+            yield
+        finally:
+            self._nursery = None
+            heartbeat.stop()
+
+    def send_in_passing(self, frame: bytes) -> bool:
+        """Send a control frame, and return true; or false, while other frames are on their way, or none may
+        be sent any more.
+        """
+        if self._writing.locked() or self._closing or self._cut_off or self._unsent:
+            return False
+        if not isinstance(self._stream, trio.SocketStream):
+            if self._nursery is not None:
+                self._nursery.start_soon(self._write_in_turn, lambda: frame)
+            return True
+        if self._protocol.state is not ConnectionState.OPEN:
+            return False
+        sent = 0
+        with suppress(trio.BrokenResourceError):  # who reads will notice
+            if sent := send_now(self._stream, [frame]):
+                self._unsent = frame[sent:]
+        return sent > 0
 
     async def begin_close(self, code: int, reason: str) -> None:
         """Say goodbye, and leave it to who calls `receive` to hear what the peer had sent before it heard of
@@ -258,7 +284,6 @@ class WebSocket:
             ConnectionLostError, SessionRefusedError: as `send`.
         """
         self._closing = True
-        self._pinged.unpark_all()
         await self._write(CloseConnection(code, reason))
 
     async def close(self, code: int, reason: str) -> None:

@@ -270,6 +270,11 @@ class AttachTerminal:
         await self.send_all(data)
         return len(data)
 
+    def send_now(self, data: bytes) -> int:
+        """See `Terminal`: what the engine takes, and when, it does not tell at once."""
+        self._check_open()
+        return 0
+
     async def resize(self, cols: int, rows: int) -> None:
         """See `Terminal`. It takes effect soon: the engine is asked in the background. Raises ValueError for
         sizes out of range.

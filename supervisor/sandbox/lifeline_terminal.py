@@ -319,6 +319,10 @@ class LifelineTerminal:
         """See `Terminal`."""
         return await self._pty.send_some(data)
 
+    def send_now(self, data: bytes) -> int:
+        """See `Terminal`."""
+        return self._pty.send_now(data)
+
     async def resize(self, cols: int, rows: int) -> None:
         """See `Terminal`. Raises ValueError for sizes out of range."""
         await self._pty.resize(cols, rows)

@@ -263,7 +263,19 @@ class PtyStream:
                     return count
                 await self._wait(trio.lowlevel.wait_writable)
 
-    def _write_now(self, chunk: memoryview) -> int:
+    def send_now(self, data: bytes) -> int:
+        """Type the beginning of `data`, as much as takes no wait; return how many bytes that was.
+
+        Raises:
+            trio.BrokenResourceError: as `send_all`.
+        """
+        with self._sending:
+            self._check_open()
+            if self._finished:
+                raise trio.BrokenResourceError("the command on this PTY has ended")
+            return self._write_now(data)
+
+    def _write_now(self, chunk: bytes | memoryview) -> int:
         if not chunk:
             return 0
         try:

@@ -93,6 +93,11 @@ class Terminal(Protocol):
         the command does not read; a cancelled call has typed nothing."""
         ...
 
+    def send_now(self, data: bytes) -> int:
+        """Type the beginning of `data`, as much as takes no wait, and return how many bytes that was; 0: only
+        `send_some` can tell. Nobody else may be sending."""
+        ...
+
     async def resize(self, cols: int, rows: int) -> None:
         """Set the window size (1 to 1000 each), which signals the foreground process group."""
         ...

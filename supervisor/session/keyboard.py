@@ -1,8 +1,8 @@
-"""What has been typed into a session and not been taken by its terminal yet.
+"""What is typed into a session, on its way to the terminal.
 
-Bounded: beyond a burst, whoever types waits. It belongs to the session, not to one terminal's pump, so
-nothing
-is lost when a pump is stopped.
+A key goes straight through. What the terminal does not take at once, or what exceeds the rate, waits here,
+and a task types it, which is there only while something waits. Bounded: beyond a burst, whoever types waits,
+too. It belongs to the session, not to one terminal's plug, so nothing is lost when that is pulled.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ PIECE: Final = 4096
 
 
 class Keyboard:
-    """A queue of bytes, and the pump that types them.
+    """A queue of bytes before a terminal.
 
     Args:
         rate: bytes per second that are typed on average.
@@ -31,12 +31,13 @@ class Keyboard:
     """
 
     def __init__(self, rate: int, burst: int) -> None:
-        self._rate = rate
         self._burst = burst
         self.waiting = bytearray()
         self.typed = 0
         self.typed_at = 0.0
-        self._arrived = trio.lowlevel.ParkingLot()
+        self._limiter = TokenBucket(rate, burst, trio.current_time())
+        self._plugged: tuple[Terminal, trio.Nursery] | None = None
+        self._pumping = False
         self._taken = trio.lowlevel.ParkingLot()
 
     @property
@@ -54,31 +55,56 @@ class Keyboard:
         while self.is_full and is_wanted():
             await self._taken.park()
 
-    def put(self, data: bytes) -> None:
-        """Queue `data`."""
-        self.waiting += data
-        self._arrived.unpark()
+    def plug(self, terminal: Terminal, nursery: trio.Nursery) -> None:
+        """Type into `terminal`, in a task of `nursery` where that takes one, until `unplug`."""
+        self._plugged = terminal, nursery
+        self._start_pump()
 
-    async def pump(self, terminal: Terminal) -> None:
-        """Type, for ever. When the command has gone, that is for others to notice."""
-        limiter = TokenBucket(self._rate, self._burst, trio.current_time())
+    def unplug(self) -> None:
+        """Keep what is typed from now on."""
+        self._plugged = None
+
+    def put(self, data: bytes) -> None:
+        """Type `data`, or queue it behind what waits."""
+        now = trio.current_time()
+        if self._plugged and not self.waiting and self._limiter.spare(now) >= len(data):
+            try:
+                count = self._plugged[0].send_now(data)
+            except trio.BrokenResourceError:
+                return  # the command has gone: that is for others to notice
+            self._limiter.charge(count, now)
+            self._note_taken(count)
+            data = data[count:]
+        if data:
+            self.waiting += data
+            self._start_pump()
+
+    def _note_taken(self, count: int) -> None:
+        self.typed += count
+        self.typed_at = self.typed_at or trio.current_time()
+
+    def _start_pump(self) -> None:
+        if self._plugged and self.waiting and not self._pumping:
+            terminal, nursery = self._plugged
+            self._pumping = True
+            nursery.start_soon(self._pump, terminal)
+
+    async def _pump(self, terminal: Terminal) -> None:
+        """Type until nothing waits. Cancelled, it has lost nothing."""
         try:
-            while True:
-                while not self.waiting:
-                    await self._arrived.park()
+            while self.waiting:
                 piece = bytes(self.waiting[:PIECE])
-                if delay := limiter.charge(len(piece), trio.current_time()):
+                if delay := self._limiter.charge(len(piece), trio.current_time()):
                     await trio.sleep(delay)
                 sent = 0
                 while sent < len(piece):
                     count = await terminal.send_some(piece[sent:])
                     del self.waiting[:count]
                     sent += count
-                    self.typed += count
+                    self._note_taken(count)
                 self._taken.unpark_all()
-                self.typed_at = self.typed_at or trio.current_time()
         except trio.BrokenResourceError:
-            self.waiting.clear()
-            await trio.sleep_forever()
+            self.waiting.clear()  # the command has gone: that is for others to notice
         finally:
+            self._pumping = False
             self._taken.unpark_all()

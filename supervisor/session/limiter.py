@@ -23,7 +23,12 @@ class TokenBucket:
     def charge(self, amount: float, now: float) -> float:
         """Take `amount` units at time `now`; return the seconds to wait before going on (0 when there was
         enough)."""
+        self._tokens = self.spare(now) - amount
+        return max(0.0, -self._tokens / self.rate)
+
+    def spare(self, now: float) -> float:
+        """Return how many units can be taken at time `now` without waiting; negative while some are owed."""
         elapsed = max(0.0, now - self._at)
         self._at = max(self._at, now)
-        self._tokens = min(self.burst, self._tokens + elapsed * self.rate) - amount
-        return max(0.0, -self._tokens / self.rate)
+        self._tokens = min(self.burst, self._tokens + elapsed * self.rate)
+        return self._tokens

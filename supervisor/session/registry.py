@@ -7,6 +7,7 @@ from typing import Protocol
 import attrs
 import trio
 
+from supervisor.alarms import Alarms
 from supervisor.errors import SandboxError, SessionRefusedError
 from supervisor.observability.log import get_logger
 from supervisor.protocol.closing import EndReason
@@ -54,6 +55,7 @@ class SessionRegistry:
 
     Attributes:
         watchers: told of each session, in order.
+        alarms: for the sessions' clocks, and whoever does not outlive them.
         past_output_bytes, past_input_bytes: of sessions that have gone.
     """
 
@@ -63,6 +65,7 @@ class SessionRegistry:
         self._nursery = nursery
         self._sessions: dict[str, Session] = {}
         self._closing = False
+        self.alarms = Alarms(nursery)
         self.past_output_bytes = 0
         self.past_input_bytes = 0
         self.watchers: list[SessionWatcher] = []
@@ -115,7 +118,7 @@ class SessionRegistry:
                 watcher.session_started(session)
 
         try:
-            await session.run(self.provider, task_status=_Announced(task_status, announce))
+            await session.run(self.provider, self.alarms, task_status=_Announced(task_status, announce))
         finally:
             self._remove(session)
 
@@ -168,7 +171,7 @@ class SessionRegistry:
 
     async def _keep_adopted(self, session: Session, provider: SandboxProvider) -> None:
         try:
-            await session.run(provider)
+            await session.run(provider, self.alarms)
         except (SandboxError, SessionRefusedError) as error:
             log.warning("a session that was handed over is lost", session=session.label, problem=str(error))
         finally:

@@ -17,6 +17,7 @@ from typing import cast
 import attrs
 import trio
 
+from supervisor.alarms import Alarm, Alarms
 from supervisor.errors import SandboxError, SessionRefusedError
 from supervisor.observability import metrics
 from supervisor.observability.log import get_logger
@@ -113,7 +114,7 @@ class Session:
         self.idle_clock = Countdown(settings.idle_timeout, settings.timeout_warning, self._born)
         self.duration_clock = Countdown(settings.max_duration, settings.timeout_warning, self._born)
         self._abandoned_at = self._born + max(settings.resume_grace, FIRST_VIEWER_GRACE)
-        self._last_viewer_left = trio.lowlevel.ParkingLot()
+        self._alarm: Alarm | None = None
         self._pumps = trio.CancelScope()
         self._frozen = False
         self._pumps_stopped = trio.Event()
@@ -152,9 +153,14 @@ class Session:
     # ------------------------------------------------------------------ its life
 
     async def run(
-        self, provider: SandboxProvider, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        provider: SandboxProvider,
+        alarms: Alarms,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Live from the lease of a sandbox to its return; `task_status.started()` once the user can type.
+        """Live from the lease of a sandbox to its return; `task_status.started()` once the user can type. The
+        clocks ring in `alarms`.
 
         Error handling: before `started`, errors go to the caller (`SandboxError`, and `SessionRefusedError`
         when `end` was called meanwhile); after it, they end this session and are logged, never raised.
@@ -167,7 +173,7 @@ class Session:
                     self._advance(SessionState.READY)
                     self.was_ready = True
                     task_status.started()
-                    await self._serve(terminal)
+                    await self._serve(terminal, alarms)
                     self._advance(SessionState.ENDING)
             if self.state < SessionState.READY:
                 reason = self.ended.reason if self.ended else EndReason.ENDED
@@ -200,25 +206,32 @@ class Session:
     def _advance(self, state: SessionState) -> None:
         self.state = self.state.forward(state)
 
-    async def _serve(self, terminal: Terminal) -> None:
+    async def _serve(self, terminal: Terminal, alarms: Alarms) -> None:
         status: ExitStatus | None = None
         while status is None:
             if self._frozen:
                 self._pumps_stopped.set()
                 await self._thawed.wait()
-            with trio.CancelScope() as self._pumps:
-                status = await self._pump(terminal)
+            status = await self._pump(terminal, alarms)
         self._set_ended(Ended(EndReason.USER_EXIT, status))
 
-    async def _pump(self, terminal: Terminal) -> ExitStatus:
-        """Move bytes until the command has ended. Cancelled, it has lost none: what was not typed is still
-        queued."""
+    async def _pump(self, terminal: Terminal, alarms: Alarms) -> ExitStatus | None:
+        """Move bytes until the command has ended. None: it was stopped; it has lost nothing: what was not
+        typed is still queued."""
+        status: ExitStatus | None = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._keyboard.pump, terminal)
-            nursery.start_soon(self._window.apply, terminal)
-            nursery.start_soon(self._watch_clocks)
-            await self._pump_output(terminal)
-            status = await terminal.wait_closed()
+            self._pumps = nursery.cancel_scope
+            self._alarm = alarms.new(self._look_at_clocks)
+            try:
+                self._keyboard.plug(terminal, nursery)
+                self._window.plug(terminal, nursery)
+                self._set_alarm()
+                await self._pump_output(terminal)
+                status = await terminal.wait_closed()
+            finally:
+                self._keyboard.unplug()
+                self._window.unplug()
+                self._alarm.stop()
             nursery.cancel_scope.cancel()
         return status
 
@@ -365,7 +378,7 @@ class Session:
             self._abandoned_at = math.inf
         else:
             self._abandoned_at = trio.current_time() + self.settings.resume_grace
-            self._last_viewer_left.unpark_all()
+            self._set_alarm()
         self._tell(self._attendance())
 
     def tell_notice(self, text: str) -> None:
@@ -421,22 +434,25 @@ class Session:
     def _clocks(self) -> dict[TimeoutKind, Countdown]:
         return {"idle": self.idle_clock, "maxDuration": self.duration_clock}
 
-    async def _watch_clocks(self) -> None:
-        clocks = self._clocks()
-        while True:
-            with trio.move_on_at(min(self._abandoned_at, *(clock.due for clock in clocks.values()))):
-                await self._last_viewer_left.park()
-            now = trio.current_time()
-            if now >= self._abandoned_at:
-                self.end(EndReason.ABANDONED)
-            for kind, clock in clocks.items():
-                match clock.check(now):
-                    case "over":
-                        self.end(EndReason.IDLE if kind == "idle" else EndReason.MAX_DURATION)
-                    case "warn":
-                        self._tell(TimeoutWarning(kind, clock.deadline - now))
-                    case None:
-                        pass
+    def _set_alarm(self) -> None:
+        """Have the clocks looked at when the first of them is due; what postpones one need not say so."""
+        if self._alarm is not None:
+            self._alarm.set(min(self._abandoned_at, self.idle_clock.due, self.duration_clock.due))
+
+    def _look_at_clocks(self) -> None:
+        now = trio.current_time()
+        if now >= self._abandoned_at:
+            self.end(EndReason.ABANDONED)
+        for kind, clock in self._clocks().items():
+            match clock.check(now):
+                case "over":
+                    self.end(EndReason.IDLE if kind == "idle" else EndReason.MAX_DURATION)
+                case "warn":
+                    self._tell(TimeoutWarning(kind, clock.deadline - now))
+                case None:
+                    pass
+        if self.ended is None:
+            self._set_alarm()
 
 
 def _is_sandbox_fault(error: Exception) -> bool:

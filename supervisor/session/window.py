@@ -29,35 +29,48 @@ class Window:
         self.size = (cols, rows)
         self._applied: tuple[int, int] | None = self.size if applied else None
         self._redraw = False
-        self._changed = trio.Event()
+        self._plugged: tuple[Terminal, trio.Nursery] | None = None
+        self._applying = False
+
+    def plug(self, terminal: Terminal, nursery: trio.Nursery) -> None:
+        """Apply to `terminal` what is asked for, in a task of `nursery` when something is, until `unplug`."""
+        self._plugged = terminal, nursery
+        self._start()
+
+    def unplug(self) -> None:
+        """Only note what is asked for from now on."""
+        self._plugged = None
 
     def resize(self, cols: int, rows: int) -> None:
         """Ask for a size."""
-        if (cols, rows) != self.size:
-            self.size = (cols, rows)
-            self._changed.set()
+        self.size = (cols, rows)
+        self._start()
 
     def redraw(self) -> None:
         """Have a program that fills the screen draw all of it again. Programs look whether their size really
         changed, so it does, for a moment."""
         self._redraw = True
-        self._changed.set()
+        self._start()
 
-    async def apply(self, terminal: Terminal) -> None:
-        """Apply what is asked for, for ever. When the command has gone, that is for others to notice."""
+    def _start(self) -> None:
+        if self._plugged and not self._applying and (self._redraw or self.size != self._applied):
+            terminal, nursery = self._plugged
+            self._applying = True
+            nursery.start_soon(self._apply, terminal)
+
+    async def _apply(self, terminal: Terminal) -> None:
         try:
-            while True:
+            while self._redraw or self.size != self._applied:
                 if self._redraw:
                     self._redraw = False
                     cols, rows = self.size
                     self._applied = cols, rows - 1 if rows > 1 else rows + 1
                     await terminal.resize(*self._applied)
                     await trio.sleep(REDRAW_PAUSE)
-                elif self.size != self._applied:
+                else:
                     self._applied = self.size
                     await terminal.resize(*self.size)
-                else:
-                    await self._changed.wait()
-                    self._changed = trio.Event()
         except trio.BrokenResourceError:
-            await trio.sleep_forever()
+            self._applied = self.size  # the command has gone: that is for others to notice
+        finally:
+            self._applying = False

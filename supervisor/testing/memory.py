@@ -87,6 +87,13 @@ class MemoryTerminal:
         await self.send_all(data)
         return len(data)
 
+    def send_now(self, data: bytes) -> int:  # noqa: D102
+        self._check()
+        if not self.reads_input:
+            return 0
+        self.typed += data
+        return len(data)
+
     async def resize(self, cols: int, rows: int) -> None:  # noqa: D102
         await trio.lowlevel.checkpoint()
         self._check()
