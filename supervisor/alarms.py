@@ -84,13 +84,13 @@ class Alarms:
         alarm.due = due
         if due < alarm.entry:
             self._enter(alarm)
-            if not self._running:
-                self._running = True
-                self._nursery.start_soon(self._run)
-            elif self._queue[0][2] is alarm:
+            if self._queue[0][2] is alarm:
                 self._sooner.unpark_all()
-        elif not self._set:
+        if not self._set:
             self._sooner.unpark_all()  # the task can go
+        elif not self._running:
+            self._running = True
+            self._nursery.start_soon(self._run)
         if len(self._queue) > 2 * self._set + _FEW:
             self._clear_away()
 

@@ -75,6 +75,19 @@ async def test_it_may_set_itself_again(autojump_clock: MockClock) -> None:
         assert bell.rang == [began + 7, began + 14, began + 21]
 
 
+async def test_it_is_set_again_while_an_old_entry_is_in_the_queue(autojump_clock: MockClock) -> None:
+    bell, began = Bell(), trio.current_time()
+    async with trio.open_nursery() as nursery:
+        alarm = Alarms(nursery).new(bell.ring)
+        alarm.set(began + 2)
+        await trio.sleep(1)
+        alarm.set(math.inf)
+        await trio.sleep(1.5)
+        alarm.set(began + 3)
+        await trio.sleep(1)
+        assert bell.rang == [began + 3]
+
+
 async def test_a_time_that_is_past_is_now(autojump_clock: MockClock) -> None:
     bell = Bell()
     async with trio.open_nursery() as nursery:
@@ -151,7 +164,7 @@ async def test_entries_that_count_for_nothing_are_cleared_away(autojump_clock: M
         assert bell.rang == [began + 500]
 
 
-@settings(max_examples=30)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40) | st.just(math.inf)), max_size=60))
 def test_each_rings_at_the_time_that_was_set_last(steps: list[tuple[int, float]]) -> None:
     """Against a model: settings at one second each; every alarm rings when the model says."""

@@ -1,5 +1,5 @@
-"""A connection's heartbeat: a proxy must not take a quiet connection for a dead one, and we must not take a dead
-one for quiet.
+"""A connection's heartbeat: a proxy must not take a quiet connection for a dead one, and we must not take a
+dead one for quiet.
 
 Every so often a silent peer gets a frame of two bytes. Most are pongs that nobody asked for, which need no
 answer (RFC 6455, section 5.5.3) and cost next to nothing; one in a few is a ping, whose answer shows that the
