@@ -45,7 +45,9 @@ def plan(options: Options, seconds: float) -> Plan:
         _part(("ours-cold",), ("idle",), 1, attrs.evolve(SIZE, sessions=CONTAINERS, seconds=10)),
         _part(("ours-local", "terminado", "wetty"), ("idle",), 1),
         _part(EVERYBODY, ("output-lines", "output-yes", "output-utf8", "output-ansi"), 2),
-        _part(served, ("cleanup-exit", "cleanup-leave", "cleanup-sigterm", "cleanup-sigkill"), 1),
+        _part(served, ("cleanup-exit", "cleanup-leave"), 1),
+        _part(("ours",), ("cleanup-sigterm", "cleanup-sigkill"), 1, attrs.evolve(SIZE, together=SOME)),
+        _part(("ours-local", "terminado", "wetty"), ("cleanup-sigterm", "cleanup-sigkill"), 1),
         _part(("ours", "ours-local"), ("resume", "refuse"), 2),
         _part(("ours-local", "terminado", "wetty"), ("readers",), 1),
     ]

@@ -66,6 +66,14 @@ def _all() -> Iterator[tuple[str, str]]:
     yield f"memory with {MANY} idle sessions", "standin:idle.memory > 250MB"
     yield f"CPU with {MANY} idle sessions, % of a core", "standin:idle.cpu > 1%"
     yield f"echo with {CONTAINERS} containers, 99 %", "ours-cold:idle.echo.p99 > 2.5ms"
+    yield "`exit` → container gone, median", "ours:cleanup-exit.containers.p50 > 500ms"
+    yield (
+        f"SIGTERM with {SOME} sessions → containers gone, 2 s of grace included",
+        ("ours:cleanup-sigterm.containers.max > 5000ms"),
+    )
+    yield f"SIGKILL with {SOME} sessions → processes dead", "ours:cleanup-sigkill.processes.max > 500ms"
+    yield f"SIGKILL with {SOME} sessions → containers gone", "ours:cleanup-sigkill.containers.max > 3000ms"
+    yield "the same against the engine alone", "ours:cleanup-sigkill.containers-to-engine-alone > 1times"
     for peer in ("terminado", "wetty"):
         yield f"warm start against {peer}", f"ours:start.p50 > 1x {peer}"
         yield f"echo against {peer}, median", f"ours:echo.p50 > 1x {peer}"

@@ -5,18 +5,19 @@ import secrets
 import signal
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import trio
 
 from benchmarks.adapters import connect
-from benchmarks.client import PROMPT, Client, read_until
+from benchmarks.client import PROMPT, Access, Client, read_until
 from benchmarks.machine import alive, with_argument
 from benchmarks.measuring import Record
 from benchmarks.scenarios.scenario import Run, Scenario, Size
-from benchmarks.targets import Running, docker_host
+from benchmarks.targets import TARGETS, Options, Running, docker_host
 from supervisor.engine import Docker
+from supervisor.reaping.guard import PARALLEL
 from supervisor.sandbox.identity import LABEL_PRODUCT
 
 BOUND = 15.0  # seconds after which what is still there counts as left behind
@@ -166,8 +167,37 @@ def killed(number: signal.Signals) -> Run:
             os.kill(running.main, number)
             await _until_gone(record, everybody, docker, ours, began)
             nursery.cancel_scope.cancel()
+        if docker is not None and number == signal.SIGKILL and len(record.distribution("containers")):
+            took = record.distribution("containers").most / 1000
+            alone = await _removed_by_the_engine_alone(size.together)
+            record.figure("engine-alone", alone, "s")
+            record.figure("containers-to-engine-alone", took / alone, "times")
 
     return run
+
+
+async def _removed_by_the_engine_alone(count: int) -> float:
+    """Return the seconds that the bare engine takes to remove as many running containers of the same
+    HostConfig, as many at a time as the guard does: the floor of a clean-up.
+    """
+    leave, limiter = trio.Event(), trio.CapacityLimiter(PARALLEL)
+
+    async def one(access: Access, *, task_status: trio.TaskStatus[None]) -> None:
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(connect(access))
+            await read_until(client, PROMPT)
+            task_status.started()
+            await leave.wait()
+            async with limiter:
+                await stack.aclose()
+
+    async with TARGETS["engine"].launch(Options()) as engine:
+        async with trio.open_nursery() as nursery:
+            for _ in range(count):
+                await nursery.start(one, engine.access)
+            began = time.perf_counter()
+            leave.set()
+        return time.perf_counter() - began
 
 
 SCENARIOS = (
@@ -193,7 +223,8 @@ SCENARIOS = (
         Scenario(
             f"cleanup-{number.name.lower()}",
             f"How long after the server got {number.name} is nothing left of its sessions?",
-            "Half of the sessions ignore hang-ups and flood.",
+            "Half of the sessions ignore hang-ups and flood. After SIGKILL also the floor: how long the bare "
+            "engine takes to remove as many running containers.",
             killed(number),
             fresh=True,
             process=True,

@@ -10,9 +10,8 @@ from benchmarks.measuring import Record, Times, arrivals
 from benchmarks.scenarios.scenario import Scenario, Size
 from benchmarks.targets import Running
 
-REFILL = (
-    1.5  # seconds between two starts from a pool, so that it is full again: a warm start is what is asked for
-)
+PAUSE = 1.5
+"""Seconds between two starts of containers: what the last one left is gone then, and a pool full again."""
 SLOW = 1.0  # seconds; where 1 start in 20 takes longer, the rate is too high
 BROKEN_AFTER = 3.0  # seconds of each step of the ramp
 
@@ -26,28 +25,27 @@ async def open_and_leave(running: Running, times: Times | None) -> None:
             times.add(time.perf_counter() - began)
 
 
-def _is_warm(running: Running) -> bool:
-    return running.target.column == "containers, warm"
+async def settled(running: Running) -> None:
+    """Return when nothing that came before disturbs the next start."""
+    if running.target.column != "no containers":
+        await trio.sleep(PAUSE)
 
 
 async def start(running: Running, size: Size, record: Record) -> None:
     """See `SCENARIOS`."""
     await open_and_leave(running, None)  # warm-up
-    if _is_warm(running):
-        await trio.sleep(REFILL)
+    await settled(running)
     times = record.distribution()
     with record.watching_the_client():
         for _ in range(size.starts):
             await open_and_leave(running, times)
-            if _is_warm(running):
-                await trio.sleep(REFILL)
+            await settled(running)
 
 
 async def together(running: Running, size: Size, record: Record) -> None:
     """See `SCENARIOS`."""
     await open_and_leave(running, None)
-    if _is_warm(running):
-        await trio.sleep(REFILL)
+    await settled(running)
     times, began = record.distribution(), time.perf_counter()
     done = trio.Event()
     waiting = size.together
@@ -101,7 +99,8 @@ SCENARIOS = (
     Scenario(
         "start",
         "How long from a client's first packet until its prompt is there, when it comes alone?",
-        "One session after another. With a warm pool there is a pause between two, in which it fills up.",
+        "One session after another. With containers there is a pause between two, in which what the last one "
+        "left goes, and a pool fills up.",
         start,
     ),
     Scenario(
