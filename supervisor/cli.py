@@ -24,6 +24,7 @@ from supervisor.observability.log import configure_logging
 from supervisor.provision.bill import bill_of_materials
 from supervisor.provision.report import Report
 from supervisor.provision.setup import prepared, setup, teardown
+from supervisor.provision.vulnerabilities import Listing, list_vulnerabilities, packages_of, read_bill
 from supervisor.reaping.reconciler import Reconciler
 from supervisor.sandbox.apparmor import PROFILE_FILE, profile_file
 from supervisor.sandbox.apparmor_command import (
@@ -139,9 +140,27 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--no-setup", action="store_true", help="rely on an earlier `setup`; build nothing")
     command.set_defaults(run=_attack)
 
-    command = commands.add_parser("image", help="say what is in the sandbox image")
-    command.add_argument("action", choices=["sbom"], help="its software bill of materials: CycloneDX, JSON")
-    command.set_defaults(run=_image)
+    image = commands.add_parser("image", help="say what is in the sandbox image").add_subparsers(
+        required=True, metavar="ACTION"
+    )
+    command = image.add_parser("sbom", help="its software bill of materials: CycloneDX, JSON")
+    command.set_defaults(run=_bill)
+    command = image.add_parser(
+        "vulnerabilities", help="what Debian's archive and the npm registry know against what is in it"
+    )
+    command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument(
+        "--fail",
+        action="store_true",
+        help="exit status 1 when an update would mend something, or one of both could not be asked",
+    )
+    command.add_argument(
+        "--sbom",
+        type=Path,
+        metavar="FILE",
+        help="a bill that `image sbom` wrote, in place of the engine's image",
+    )
+    command.set_defaults(run=_vulnerabilities)
 
     command = commands.add_parser("engine", help="manage the engine of the project's own, if it runs")
     command.add_argument(
@@ -273,15 +292,31 @@ def _attack(settings: Settings, options: argparse.Namespace) -> int:
     return 1 if report.failed else 0
 
 
-def _image(settings: Settings, options: argparse.Namespace) -> None:
+def _bill(settings: Settings, options: argparse.Namespace) -> None:
+    print(json.dumps(_bill_of(settings), indent=2))
+
+
+def _bill_of(settings: Settings) -> dict[str, Any]:
     async def run() -> dict[str, Any]:
         async with Docker(settings.docker_host or None) as docker:
             return await bill_of_materials(docker, settings.image)
 
     try:
-        print(json.dumps(trio.run(run), indent=2))
+        return trio.run(run)
     except (DockerError, ValueError) as error:
         raise ConfigurationError(f"DOCKER_HOST={settings.docker_host}: {error}") from error
+
+
+def _vulnerabilities(settings: Settings, options: argparse.Namespace) -> int:
+    packages = packages_of(read_bill(options.sbom) if options.sbom else _bill_of(settings))
+
+    async def run() -> Listing:
+        with Report().step("registries") as step:
+            return await list_vulnerabilities(packages, step)
+
+    listing = trio.run(run)
+    print(json.dumps(listing.as_json(), indent=2) if options.json else listing)
+    return 1 if options.fail and listing.failing else 0
 
 
 def _engine(settings: Settings, options: argparse.Namespace) -> None:

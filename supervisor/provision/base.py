@@ -26,7 +26,8 @@ LABEL_PACKAGES = f"{PRODUCT}.base.packages"
 """The Debian packages in it, `name=version`, separated by blanks; empty for a registry image."""
 
 DEBIAN_SUITE = "trixie"
-"""Debian 13: security support until 2028, long-term support until 2030."""
+"""Security support until 2028, long-term support until 2030."""
+DEBIAN_RELEASE = 13
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 SOURCES = (
     "http://deb.debian.org/debian {suite} main",
