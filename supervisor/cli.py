@@ -188,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_apparmor)
 
     command = commands.add_parser(
-        "reconcile", help="list the containers of dead supervisors, and remove them"
+        "reconcile", help="list what dead supervisors left, containers and others, and remove it"
     )
     command.add_argument("--dry-run", action="store_true", help="only list")
     command.set_defaults(run=_reconcile)
@@ -356,9 +356,10 @@ def _reconcile(settings: Settings, options: argparse.Namespace) -> None:
             fate = (
                 "removed" if finding.removed else "to be removed" if finding.verdict.removes else "left alone"
             )
-            print(f"{finding.name}  {fate}: {finding.verdict.value}")
+            print(f"{finding.what} {finding.name}  {fate}: {finding.verdict.value}")
+        containers = sum(finding.what == "container" for finding in findings)
         left_over = sum(finding.verdict.removes for finding in findings)
-        print(f"{len(findings)} containers of this product, {left_over} left over")
+        print(f"{containers} containers of this product; {left_over} things left over")
 
     try:
         trio.run(run)

@@ -1,26 +1,18 @@
 """Where the admin listener is: `ADMIN_LISTEN`, for those who listen and for those who ask."""
 
-import errno
 import ipaddress
-import os
-import socket
-import stat
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import attrs
 
 from supervisor.errors import ConfigurationError
-from supervisor.sandbox.lifeline import require_private
+from supervisor.reaping.places import OPERATORS, open_place
+from supervisor.reaping.sockets import remove_dead_sockets
 from supervisor.settings import Settings
 
 AUTO: Final = "auto"
 NONE: Final = "none"
-STALE_AFTER: Final = 10.0
-"""Seconds between the making of a socket and the first look whether anybody listens: its maker may be about
-to."""
 
 
 @attrs.frozen
@@ -82,31 +74,6 @@ def admin_directory() -> Path:
     Raises:
         ConfigurationError: it cannot be made, or somebody else could reach into it.
     """
-    user, runtime = os.geteuid(), os.environ.get("XDG_RUNTIME_DIR", "")
-    if user == 0:
-        directory = Path("/run/terminal-supervisor/admin")
-    elif runtime:
-        directory = Path(runtime) / "terminal-supervisor" / "admin"
-    else:
-        directory = Path(f"/tmp/terminal-supervisor-admin-{user}")  # noqa: S108 - refused below when not ours alone
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        directory.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(f"ADMIN_LISTEN=auto: cannot make {directory}: {error}") from error
-    require_private(directory)
+    directory = open_place(OPERATORS)
     remove_dead_sockets(directory)
     return directory
-
-
-def remove_dead_sockets(directory: Path) -> None:
-    """Remove the sockets in `directory` at which nobody listens, and nobody is about to."""
-    for path in directory.iterdir():
-        with suppress(OSError), socket.socket(socket.AF_UNIX) as visitor:
-            found = path.lstat()
-            if not stat.S_ISSOCK(found.st_mode) or found.st_mtime > time.time() - STALE_AFTER:
-                continue
-            visitor.setblocking(False)
-            refused = visitor.connect_ex(os.fspath(path)) == errno.ECONNREFUSED
-            if refused and path.lstat().st_ino == found.st_ino:  # else a successor's has taken its place
-                path.unlink()

@@ -155,6 +155,7 @@ class AdminApp:
             return _problem(HTTPStatus.BAD_GATEWAY, f"The engine does not answer: {error}")
         told = [
             {
+                "what": each.what,
                 "container": each.container[:12],
                 "name": each.name,
                 "verdict": each.verdict.value,

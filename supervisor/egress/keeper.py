@@ -12,7 +12,6 @@ changes (null: all is well), and `{"event": …}` for what was denied and let th
 root, ends it. The socket is root's and open to the group of those who may use the engine.
 """
 
-import fcntl
 import json
 import os
 import resource
@@ -30,28 +29,21 @@ import trio
 from supervisor.egress import nftables
 from supervisor.egress.denials import DeniedPackets
 from supervisor.egress.events import EgressEvent, Throttle
+from supervisor.egress.keeper_files import DIRECTORY, give_up, log_path, socket_path, take
 from supervisor.egress.relay import Relay
-from supervisor.egress.resolver import Resolver, end_left_over
+from supervisor.egress.resolver import Resolver
 from supervisor.egress.rules import Plan, ruleset
 from supervisor.errors import ConfigurationError
 from supervisor.observability.log import configure_logging, get_logger
 
 _log = get_logger("egress")
 
-DIRECTORY: Final = Path("/run/terminal-supervisor/egress")
 FIRST_CLIENT_WITHIN: Final = 30.0
 """Seconds after which a keeper that is not to stay, and that nobody has connected to, ends."""
 STOP: Final = b"stop"
 _QUEUE = 512  # lines that wait for a client; what exceeds them is lost
 _SEND_TIMEOUT = 10.0  # seconds after which a client that does not read is dropped
 _LONGEST_REQUEST = 64
-_SUFFIXES: Final = (".lock", ".log", ".sock", ".new", ".dnsmasq.conf", ".dnsmasq.pid")
-"""Of a keeper's files, after the network's name."""
-
-
-def socket_path(network: str) -> Path:
-    """Where the keeper of `network` is to be reached."""
-    return DIRECTORY / f"{network}.sock"
 
 
 def plan_as_json(plan: Plan) -> dict[str, Any]:
@@ -246,48 +238,6 @@ def _detach(log: Path) -> None:
     os.close(written)
 
 
-def _take(network: str) -> int | None:
-    """Return the descriptor that makes this the only keeper of `network`, and remove what dead keepers of
-    others left; None when there is one already.
-    """
-    DIRECTORY.mkdir(parents=True, exist_ok=True)
-    turn = os.open(DIRECTORY, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(turn, fcntl.LOCK_EX)  # one at a time, so that nobody locks a file that is being removed
-        lock = _lock(network)
-        if lock is not None:
-            files = [(path.name, suffix) for suffix in _SUFFIXES for path in DIRECTORY.glob(f"*{suffix}")]
-            for other in {name.removesuffix(suffix) for name, suffix in files} - {network}:
-                _remove_left_over(other)
-        return lock
-    finally:
-        os.close(turn)
-
-
-def _lock(network: str) -> int | None:
-    lock = os.open(
-        DIRECTORY / f"{network}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-    )
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        return None
-    return lock
-
-
-def _remove_left_over(network: str) -> None:
-    """Remove the files of a keeper that is dead, and end the dnsmasq that it may have left behind."""
-    if (lock := _lock(network)) is None:
-        return
-    try:
-        end_left_over(network, DIRECTORY)
-        for suffix in _SUFFIXES:
-            (DIRECTORY / (network + suffix)).unlink(missing_ok=True)
-    finally:
-        os.close(lock)
-
-
 async def _until_signal(keeper: Keeper) -> None:
     async with trio.open_nursery() as nursery:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
@@ -307,11 +257,11 @@ def main(arguments: Sequence[str]) -> int:
     if os.geteuid() != 0:
         sys.stderr.write("the keeper of a network's egress needs root\n")
         return 1
-    lock = _take(plan.network)
+    lock = take(plan.network)
     if lock is None:
         return 0
     if "--foreground" not in options:
-        _detach(DIRECTORY / f"{plan.network}.log")
+        _detach(log_path(plan.network))
     configure_logging("console", "info")
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the relay holds two sockets a connection
@@ -322,6 +272,8 @@ def main(arguments: Sequence[str]) -> int:
         status = 1
         for error in group.exceptions:
             _log.error("egress cannot be kept", network=plan.network, problem=str(error))
+    else:
+        give_up(plan.network, lock)
     return status
 
 

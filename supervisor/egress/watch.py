@@ -16,7 +16,8 @@ import trio
 
 from supervisor.egress.events import EgressEvent
 from supervisor.egress.host import PACKAGES, program
-from supervisor.egress.keeper import DIRECTORY, STOP, peer, plan_as_json, socket_path
+from supervisor.egress.keeper import STOP, peer, plan_as_json
+from supervisor.egress.keeper_files import log_path, socket_path
 from supervisor.egress.rules import Plan
 from supervisor.errors import ConfigurationError, SandboxError
 from supervisor.observability.log import get_logger
@@ -184,7 +185,7 @@ async def _wait_ready(watch: EgressWatch) -> None:
 
 
 def _last_words(plan: Plan) -> str:
-    log = DIRECTORY / f"{plan.network}.log"
+    log = log_path(plan.network)
     try:
         lines = log.read_text(errors="replace").splitlines()
     except OSError:

@@ -17,7 +17,7 @@ from supervisor.errors import ConfigurationError
 from supervisor.provision.archive import clean_rootfs
 from supervisor.provision.digest import digest
 from supervisor.provision.host import Need, require, run
-from supervisor.sandbox.identity import PRODUCT
+from supervisor.sandbox.identity import PRODUCT, unowned_labels
 
 REPOSITORY = f"{PRODUCT}-base"
 LABEL_BASE = f"{PRODUCT}.base"
@@ -204,7 +204,9 @@ async def _from_registry(
     facts = await docker.images.inspect(name)
     progress(f"copying {name}")
     # Never started: a created container is how an engine gives out a file system.
-    container = await docker.containers.create({"Image": name, "Cmd": ["none"], "Labels": {PRODUCT: "base"}})
+    container = await docker.containers.create(
+        {"Image": name, "Cmd": ["none"], "Labels": unowned_labels("base", _IMPORT_DEADLINE)}
+    )
     try:
         async with await docker.api.open(
             "GET", f"containers/{container.id}/export", timeout=_IMPORT_DEADLINE

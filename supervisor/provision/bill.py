@@ -16,12 +16,13 @@ from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError
 from supervisor.provision.base import DEBIAN_SUITE, LABEL_PACKAGES, find_image
 from supervisor.provision.image import LABEL_NODE
-from supervisor.sandbox.identity import PRODUCT
+from supervisor.sandbox.identity import PRODUCT, unowned_labels
 
 JSON = dict[str, Any]
 
 _MODULES = "/usr/local/lib/node_modules"
 _NOT_FOUND = 404
+_READ_TIME = 600.0  # seconds for reading an image, amply
 
 
 async def bill_of_materials(docker: Docker, image: str) -> JSON:
@@ -85,7 +86,7 @@ def _component(kind: str, name: str, version: str, url: str) -> JSON:
 
 
 async def _manifests(docker: Docker, image: str) -> list[JSON]:
-    configuration = {"Image": image, "Cmd": ["none"], "Labels": {PRODUCT: "bill"}}
+    configuration = {"Image": image, "Cmd": ["none"], "Labels": unowned_labels("bill", _READ_TIME)}
     container = await docker.containers.create(configuration)
     try:
         with await container.get_archive(_MODULES) as archive:

@@ -76,13 +76,11 @@ def remove_group(name: str, patience: float = REMOVAL_TIME) -> bool:
     return True
 
 
-def remove_dead_groups(identity: Identity, alive: Callable[[str], bool] = is_alive) -> list[str]:
-    """Remove the groups of instances that lived in this network namespace and are dead; return their
-    names."""
+def dead_groups(identity: Identity, alive: Callable[[str], bool] = is_alive) -> list[str]:
+    """Return the groups of instances that lived in this network namespace and are dead."""
     prefix = f"{PREFIX}.{_namespace(identity)}."
     found = {path.name for root in hierarchies().values() for path in root.glob(f"{prefix}*")}
-    dead = [name for name in found if not alive(name.removeprefix(prefix).removesuffix(SLICE))]
-    return sorted(name for name in dead if remove_group(name, 0))
+    return sorted(name for name in found if not alive(name.removeprefix(prefix).removesuffix(SLICE)))
 
 
 def remove_groups_of(instance: str) -> None:

@@ -66,6 +66,22 @@ def _make_and_lock(directory: Path) -> int | None:
     return None
 
 
+def dead_directories(parent: Path) -> list[Path]:
+    """Return the directories in `parent` that nobody holds any more."""
+    return [directory for directory in sorted(parent.glob(f"{PREFIX}*")) if _is_dead(directory)]
+
+
+def _is_dead(directory: Path) -> bool:
+    with suppress(FileNotFoundError, NotADirectoryError, BlockingIOError):
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return True
+        finally:
+            os.close(lock)
+    return False
+
+
 def remove_dead_directories(parent: Path) -> list[Path]:
     """Remove the directories in `parent` that nobody holds any more, and return them."""
     return [directory for directory in parent.glob(f"{PREFIX}*") if remove_dead_directory(directory)]

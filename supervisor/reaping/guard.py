@@ -175,6 +175,8 @@ def main() -> None:
         from supervisor.observability.log import configure_logging
         from supervisor.reaping.cgroups import remove_groups_of
         from supervisor.reaping.directories import remove_dead_directory
+        from supervisor.reaping.places import OPERATORS, private
+        from supervisor.reaping.sockets import remove_dead_sockets
 
         configure_logging("json", "info")
         configure_audit(audit_log)
@@ -182,6 +184,8 @@ def main() -> None:
         remove_groups_of(instance)
         for directory in directories:
             remove_dead_directory(Path(directory))
+        for place in private(OPERATORS):
+            remove_dead_sockets(place)
 
 
 async def _remove_all(docker_host: str, instance: str, patience: float) -> None:

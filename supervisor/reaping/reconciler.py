@@ -1,10 +1,11 @@
-"""What the engine has against what is alive: finds containers that nobody owns any more, and removes them.
+"""What the engine and this host have against what is alive: finds what nobody owns any more, and removes it.
 
 The rules err on the side of leaving things alone. A container of a supervisor that may be alive is its own
 business; one of a supervisor of this host that is provably dead (an earlier boot, or nobody holds its
 instance) goes at once; whatever cannot be judged from here (another machine at the same engine, another
 network namespace) goes only after its own absolute deadline, when nobody can have a use for it. Labels are
-compared exactly: the engine's name filters are regular expressions.
+compared exactly: the engine's name filters are regular expressions. What is on this host besides containers
+(`supervisor.reaping.leftovers`) goes when its owner is provably dead, whether the engine answers or not.
 """
 
 import time
@@ -18,7 +19,7 @@ import trio
 
 from supervisor.engine import Docker, DockerError
 from supervisor.observability.log import get_logger
-from supervisor.reaping.cgroups import remove_dead_groups
+from supervisor.reaping.leftovers import LeftOver, find_left_over
 from supervisor.reaping.liveness import is_alive
 from supervisor.sandbox.identity import (
     LABEL_BOOT,
@@ -42,7 +43,7 @@ _GONE: Final = frozenset({404, 409})  # no such container; removal is under way 
 
 
 class Verdict(StrEnum):
-    """What becomes of a container, and why."""
+    """What becomes of a container, or of something else, and why."""
 
     OURS = "ours, in use"
     FORGOTTEN = "of this supervisor, which does not know it"
@@ -54,22 +55,26 @@ class Verdict(StrEnum):
 
     @property
     def removes(self) -> bool:
-        """Whether the container is to be removed."""
+        """Whether it is to be removed."""
         return self in {Verdict.FORGOTTEN, Verdict.DEAD, Verdict.EARLIER_BOOT, Verdict.EXPIRED}
 
 
 @attrs.frozen
 class Finding:
-    """One container and what is to be done about it.
+    """One container, or something else, and what is to be done about it.
 
     Attributes:
-        removed: whether the engine has confirmed that it is gone.
+        container: its id; empty for anything else.
+        name: of a container, or where the other thing is.
+        removed: whether it is known to be gone: of a container, by the engine's word.
+        what: the kind of thing that it is.
     """
 
     container: str
     name: str
     verdict: Verdict
     removed: bool = False
+    what: str = "container"
 
 
 def judge(
@@ -135,11 +140,17 @@ class Reconciler:
         self._shared = shared
 
     async def find(self) -> list[Finding]:
-        """Return all containers of the product, with verdicts.
+        """Return all containers of the product, with verdicts, and what else is left over on this host.
 
         Raises:
             DockerError: the engine does not answer.
         """
+        return [*map(_dead, await self._find_on_host()), *await self._find_containers()]
+
+    async def _find_on_host(self) -> list[LeftOver]:
+        return await trio.to_thread.run_sync(list, find_left_over(self._identity))
+
+    async def _find_containers(self) -> list[Finding]:
         # Names are taken before the list: a container that comes into being in between is judged by a name
         # that was registered before it was created.
         listed = await self._docker.containers.list(
@@ -161,9 +172,17 @@ class Reconciler:
         """Remove what is to be removed; return everything that was found, and what became of it.
 
         Raises:
-            DockerError: the engine does not answer a list. Failed removals are logged and tried next time.
+            DockerError: the engine does not answer a list; what is on this host besides containers is removed
+                all the same. Failed removals are logged and tried next time.
         """
-        findings = await self.find()
+        try:
+            containers = await self._reconcile_containers()
+        finally:  # afterwards: a control group goes once no container is in it
+            others = [await self._remove_from_host(each) for each in await self._find_on_host()]
+        return [*others, *containers]
+
+    async def _reconcile_containers(self) -> list[Finding]:
+        findings = await self._find_containers()
         limiter = trio.CapacityLimiter(PARALLEL)
         done: list[Finding] = []
 
@@ -182,9 +201,17 @@ class Reconciler:
                     nursery.start_soon(remove, finding)
                 else:
                     done.append(finding)
-        if groups := await trio.to_thread.run_sync(remove_dead_groups, self._identity):
-            log.info("left-over control groups removed", groups=groups)
         return done
+
+    async def _remove_from_host(self, found: LeftOver) -> Finding:
+        try:
+            removed = await trio.to_thread.run_sync(found.remove)
+        except OSError as error:
+            log.warning("left over on this host, not removed", name=found.name, error=str(error))
+            removed = False
+        else:
+            log.info("left over on this host", what=found.what, name=found.name, removed=removed)
+        return attrs.evolve(_dead(found), removed=removed)
 
     async def _remove(self, container: str) -> bool:
         try:
@@ -205,3 +232,7 @@ class Reconciler:
                 await self.reconcile()
             except DockerError as error:
                 log.warning("not reconciled: the engine does not answer", error=str(error))
+
+
+def _dead(found: LeftOver) -> Finding:
+    return Finding("", found.name, Verdict.DEAD, what=found.what)

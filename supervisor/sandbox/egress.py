@@ -17,7 +17,7 @@ import trio
 from supervisor.egress import nftables
 from supervisor.egress.events import EgressEvent
 from supervisor.egress.host import missing_programs_text
-from supervisor.egress.keeper import socket_path
+from supervisor.egress.keeper_files import socket_path
 from supervisor.egress.rules import RELAY_PORT, RESOLVER_PORT, Plan, ruleset
 from supervisor.egress.watch import EgressWatch, may_start
 from supervisor.errors import ConfigurationError

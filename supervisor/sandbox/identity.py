@@ -72,6 +72,13 @@ class Identity:
         return f"ts-{role}-{self.instance[:8]}-{secrets.token_hex(8)}"
 
 
+def unowned_labels(role: str, lifetime: float) -> dict[str, str]:
+    """Return the labels of an object that no supervisor owns: what set-up makes, and removes itself unless it
+    is killed. See `Identity.labels`.
+    """
+    return {LABEL_PRODUCT: role, LABEL_DEADLINE: str(int(time.time() + lifetime)), LABEL_VERSION: __version__}
+
+
 def this_process() -> Identity:
     """Return a new identity for this process. Call it once per supervisor.
 

@@ -13,7 +13,6 @@ protocol.
 import os
 import secrets
 import socket
-import stat
 import struct
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -25,6 +24,7 @@ import trio
 
 from supervisor.errors import ConfigurationError, SandboxError
 from supervisor.reaping.directories import PREFIX, remove_dead_directories
+from supervisor.reaping.places import LIFELINES, open_place, require_private
 from supervisor.sandbox.lifeline_terminal import Lifeline, LifelineTerminal, shake_hands
 
 __all__ = [
@@ -48,47 +48,13 @@ _PEER_CREDENTIALS = struct.Struct("iII")  # struct ucred: process, user and grou
 def runtime_directory() -> Path:
     """Return the directory for lifeline sockets, made when missing, cleared of what ended processes left.
 
-    `/run/terminal-supervisor/lifeline` for root, else the like in `XDG_RUNTIME_DIR`, else one in /tmp with
-    the user's id.
-
     Raises:
         ConfigurationError: it cannot be made, or somebody else could reach into it.
     """
-    user = os.geteuid()
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    if user == 0:
-        directory = Path("/run/terminal-supervisor/lifeline")
-    elif runtime:
-        directory = Path(runtime) / "terminal-supervisor" / "lifeline"
-    else:
-        directory = Path(f"/tmp/terminal-supervisor-{user}")  # noqa: S108 - refused below when it is not ours alone
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        directory.mkdir(mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(f"cannot make the directory for lifeline sockets: {error}") from error
-    require_private(directory)
+    directory = open_place(LIFELINES)
     remove_dead_directories(directory)
     _remove_stale(directory)
     return directory
-
-
-def require_private(directory: Path) -> None:
-    """Check that `directory` is one (no link), belongs to this process's user and is closed to all others.
-
-    Raises:
-        ConfigurationError: it is not so; the text says what to do.
-    """
-    try:
-        status = directory.lstat()
-    except OSError as error:
-        raise ConfigurationError(f"no directory for lifeline sockets: {error}") from error
-    mode = stat.S_IMODE(status.st_mode)
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or mode & 0o077:
-        raise ConfigurationError(
-            f"{directory} must be a directory of user {os.geteuid()} with mode 0700, and is "
-            f"{stat.filemode(status.st_mode)} of user {status.st_uid}: remove it, or correct owner and mode"
-        )
 
 
 def _remove_stale(parent: Path) -> None:

@@ -15,7 +15,7 @@ class OperationSettings:
         "RECONCILE_INTERVAL_MS",
         60.0,
         milliseconds,
-        "Time between two searches for left-over containers.",
+        "Time between two searches for what dead supervisors left: containers, sockets, directories.",
         Between(1, 1e5),
     )
     monitoring: bool = setting(

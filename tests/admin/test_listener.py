@@ -1,6 +1,5 @@
 import os
 import socket
-from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -8,7 +7,7 @@ import pytest
 import trio
 
 from admin.stage import stage
-from supervisor.admin.address import AdminAddress, admin_address, remove_dead_sockets
+from supervisor.admin.address import AdminAddress, admin_address
 from supervisor.admin.listener import administered
 from supervisor.errors import ConfigurationError
 from supervisor.settings import Settings
@@ -110,19 +109,3 @@ def test_a_port_takes_a_token() -> None:
         host="::1", port=9090
     )
     assert admin_address(Settings(admin_listen="none")) is None
-
-
-def test_sockets_of_the_dead_are_removed_and_no_others(tmp_path: Path) -> None:
-    names = ("dead", "fresh", "alive", ".dead.123")
-    with ExitStack() as stack:
-        for name in names:
-            listener = stack.enter_context(socket.socket(socket.AF_UNIX))
-            listener.bind(os.fspath(tmp_path / name))
-            if name == "alive":
-                listener.listen()
-            if name != "fresh":
-                os.utime(tmp_path / name, (0, 0))
-        (tmp_path / "file").touch()
-        os.utime(tmp_path / "file", (0, 0))
-        remove_dead_sockets(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"fresh", "alive", "file"}

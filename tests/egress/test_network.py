@@ -27,7 +27,7 @@ from supervisor.attacks.outside import (
 )
 from supervisor.attacks.world import ip, set_kernel
 from supervisor.egress.events import EgressEvent
-from supervisor.egress.keeper import DIRECTORY, socket_path
+from supervisor.egress.keeper_files import DIRECTORY, socket_path
 from supervisor.egress.rules import FORBIDDEN, RELAY_PORT, RESOLVER_PORT
 from supervisor.egress.watch import EgressWatch, stop_keeper
 from supervisor.errors import ConfigurationError, SandboxError
@@ -364,9 +364,9 @@ async def test_a_keeper_ends_with_its_last_watcher_or_when_it_is_told(scene: Wor
     with trio.fail_after(40):
         async with scene.kept(plan) as watch:
             pid = watch.keeper
-        while socket_path(plan.network).exists():
+        while alive(pid):
             await trio.sleep(0.02)
-        assert not alive(pid)
+        assert set(DIRECTORY.glob(f"{plan.network}.*")) == set()
         async with scene.kept(plan, "--stay") as watch:
             assert await stop_keeper(plan.network)
         assert not await stop_keeper(plan.network)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import struct
+import time
 from pathlib import Path
 
 import attrs
@@ -13,11 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from egress.visitor import client_hello
-from supervisor.egress import keeper
+from supervisor.egress import keeper_files
 from supervisor.egress.client_hello import LARGEST, HelloError, server_name
 from supervisor.egress.denials import parse_packet
 from supervisor.egress.events import EVENTS_AT_ONCE, EgressEvent, Throttle
-from supervisor.egress.keeper import Keeper, plan_as_json, socket_path
+from supervisor.egress.keeper import Keeper, plan_as_json
+from supervisor.egress.keeper_files import (
+    LEFT_OVER_AFTER,
+    dead_keepers,
+    give_up,
+    remove_dead_keeper,
+    socket_path,
+    take,
+)
 from supervisor.egress.names import AllowList
 from supervisor.egress.resolver import configuration, host_servers, refused_name
 from supervisor.egress.rules import Plan, ruleset
@@ -157,7 +166,7 @@ def test_a_plan_travels_as_json() -> None:
 
 async def test_who_sees_a_keepers_socket_can_connect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a supervisor that starts at that moment says that nobody keeps the egress."""
-    monkeypatch.setattr(keeper, "DIRECTORY", tmp_path)
+    monkeypatch.setattr(keeper_files, "DIRECTORY", tmp_path)
     path = socket_path(PLAN.network)
     there: list[bool] = []
     monkeypatch.setattr(os, "chown", lambda *_arguments: there.append(path.exists()))
@@ -174,19 +183,19 @@ async def test_who_sees_a_keepers_socket_can_connect(tmp_path: Path, monkeypatch
 def test_what_dead_keepers_left_is_removed_and_what_living_ones_have_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper, "DIRECTORY", tmp_path)
+    monkeypatch.setattr(keeper_files, "DIRECTORY", tmp_path)
 
     def left() -> set[str]:
         return {path.name for path in tmp_path.iterdir()}
 
-    dead, living = keeper._take("dead"), keeper._take("living")
+    dead, living = take("dead"), take("living")
     assert dead is not None
     assert living is not None
     for name in ("dead.log", "dead.sock", "dead.dnsmasq.conf", "dead.dnsmasq.pid", "living.log"):
         (tmp_path / name).write_text("")
-    assert keeper._take("living") is None, "there is one already"
+    assert take("living") is None, "there is one already"
     os.close(dead)
-    taken = keeper._take("next")
+    taken = take("next")
     assert taken is not None
     assert left() == {"living.lock", "living.log", "next.lock"}
     for lock in (living, taken):
@@ -251,3 +260,32 @@ async def test_events_are_throttled_for_each_session_alone(autojump_clock: trio.
     later = throttle.passed(noisy)
     assert later is not None
     assert later.untold == 100 - EVENTS_AT_ONCE
+
+
+def test_the_files_of_a_dead_keeper_are_found_once_nobody_reads_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper_files, "DIRECTORY", tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    dead, living = take("dead"), take("living")
+    assert dead is not None
+    assert living is not None
+    (tmp_path / "dead.log").write_text("why")
+    (tmp_path / "older.dnsmasq.conf").write_text("")
+    os.close(dead)
+    assert dead_keepers() == [], "all of it is new"
+    long_ago = time.time() - LEFT_OVER_AFTER - 1
+    for path in tmp_path.iterdir():
+        os.utime(path, (long_ago, long_ago))
+    assert dead_keepers() == ["dead", "older"]
+    assert {path.name for path in tmp_path.glob("dead.*")} == {"dead.lock", "dead.log"}, (
+        "to find is not to remove"
+    )
+    assert not remove_dead_keeper("living")
+    assert remove_dead_keeper("dead")
+    assert remove_dead_keeper("older")
+    assert {path.name for path in tmp_path.iterdir()} == {"living.lock"}
+    give_up("living", living)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert dead_keepers() == []

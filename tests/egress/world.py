@@ -14,7 +14,8 @@ import trio
 
 from supervisor.attacks.outside import HOST_RESOLVER
 from supervisor.attacks.world import connect_outside, ip, namespace, serving, set_kernel
-from supervisor.egress.keeper import plan_as_json, socket_path
+from supervisor.egress.keeper import plan_as_json
+from supervisor.egress.keeper_files import socket_path
 from supervisor.egress.rules import Plan
 from supervisor.egress.watch import EgressWatch
 

@@ -89,7 +89,7 @@ class Supervised:
 
     async def wait_pool(self, waiting: int) -> None:
         """Wait until so many sandboxes wait in its pool."""
-        transport = httpx.AsyncHTTPTransport(uds=str(ADMIN / f"{urlsplit(self.url).port}.sock"))
+        transport = httpx.AsyncHTTPTransport(uds=str(self.operators_socket()))
         async with httpx.AsyncClient(transport=transport, base_url="http://admin", timeout=10) as client:
             while (await client.get("/stats")).json()["pool"]["waiting"] != waiting:
                 await trio.sleep(0.05)
@@ -113,6 +113,10 @@ class Supervised:
     def sockets(self) -> list[Path]:
         """Directories of its lifeline sockets."""
         return list(LIFELINES.glob(f"*{self.instance[:16]}*"))
+
+    def operators_socket(self) -> Path:
+        """Where its operators ask it."""
+        return ADMIN / f"{urlsplit(self.url).port}.sock"
 
     def groups(self) -> list[Path]:
         """Its control groups, in each hierarchy."""

@@ -6,6 +6,7 @@ On the real engine and the restricted network, with real supervisors as processe
 import os
 import random
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -135,6 +136,76 @@ async def test_lifelines_end_containers_when_supervisor_and_guard_are_killed_tog
                 # Engines that are not asked to remove what has ended leave it to the next start.
                 assert await one.containers() == set(), "before its port opened"
                 assert one.sockets() == []
+
+
+async def _kill_both(one: Supervised) -> None:
+    """Kill supervisor and guard at the same moment, as if long after the start."""
+    [guard] = one.guards()
+    os.utime(one.operators_socket(), (0, 0))
+    os.kill(guard, signal.SIGKILL)
+    one.kill()
+    while is_running(guard) or is_running(one.process.pid):
+        await trio.sleep(0.01)
+
+
+async def test_supervisor_and_guard_killed_together_another_ones_reconciler_removes_all(
+    docker_host: str, workbench_image: str, tmp_path: Path
+) -> None:
+    with trio.fail_after(120):
+        async with (
+            supervised(docker_host, tmp_path, RECONCILE_INTERVAL_MS="1000") as other,
+            supervised(docker_host, tmp_path) as one,
+            visitors(one, 2),
+        ):
+            assert len(one.sockets()) == 1
+            assert one.operators_socket().exists()
+            await _kill_both(one)
+            while await one.containers() or one.sockets() or one.groups() or one.operators_socket().exists():
+                await trio.sleep(0.05)
+            assert other.operators_socket().exists()
+            assert len(other.sockets()) == 1
+
+
+async def test_supervisor_and_guard_killed_together_the_command_names_all_and_removes_it(
+    docker_host: str, workbench_image: str, tmp_path: Path
+) -> None:
+    async def reconcile(*options: str) -> str:
+        command = [sys.executable, "-m", "supervisor", "--env-file", "/dev/null", "reconcile", *options]
+        environment = {**os.environ, "DOCKER_HOST": docker_host}
+        done = await trio.run_process(command, env=environment, capture_stdout=True)
+        return done.stdout.decode()
+
+    with trio.fail_after(120):
+        async with supervised(docker_host, tmp_path) as one, visitors(one, 2):
+            await _kill_both(one)
+            [directory] = one.sockets()
+            dead = "of a supervisor of this host, which is dead"
+            told = await reconcile("--dry-run")
+            assert f"directory {directory}  to be removed: {dead}\n" in told
+            assert f"socket {one.operators_socket()}  to be removed: {dead}\n" in told
+            for group in {path.name for path in one.groups()}:
+                assert f"control group {group}  to be removed: {dead}\n" in told
+            assert one.operators_socket().exists()
+            assert one.sockets() == [directory]
+            told = await reconcile()
+            assert f"directory {directory}  removed: {dead}\n" in told
+            assert f"socket {one.operators_socket()}  removed: {dead}\n" in told
+            assert await one.containers() == set()
+            assert not one.operators_socket().exists()
+            assert one.sockets() == []
+            assert one.groups() == []
+            assert str(directory) not in await reconcile("--dry-run")
+
+
+async def test_the_guard_removes_the_operators_socket(
+    docker_host: str, workbench_image: str, tmp_path: Path
+) -> None:
+    with trio.fail_after(120):
+        async with supervised(docker_host, tmp_path) as one:
+            os.utime(one.operators_socket(), (0, 0))
+            one.kill()
+            await one.wait_gone(set())
+            assert not one.operators_socket().exists()
 
 
 async def _churn(one: Supervised, number: int) -> None:

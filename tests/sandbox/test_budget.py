@@ -10,7 +10,7 @@ import trio
 from sandbox.conftest import docker_settings
 from supervisor.errors import ConfigurationError, HardeningError
 from supervisor.reaping import cgroups
-from supervisor.reaping.cgroups import group_name, hierarchies, remove_dead_groups, remove_group
+from supervisor.reaping.cgroups import dead_groups, group_name, hierarchies, remove_group
 from supervisor.sandbox import budget as module
 from supervisor.sandbox.budget import ANY, Budget, SessionsGroup, budget_of, host_budget, sessions_group
 from supervisor.sandbox.identity import Identity, this_process
@@ -186,9 +186,8 @@ async def test_a_dead_instances_group_is_removed_and_no_other(identity: Identity
             async with sessions_group(settings, "cgroupfs", each, shared) as group:
                 assert group is not None
                 assert groups_now(group.name)
-        assert remove_dead_groups(identity, lambda instance: instance == identity.instance) == [
-            group_name(other)
-        ]
+        assert dead_groups(identity, lambda instance: instance == identity.instance) == [group_name(other)]
+        assert remove_group(group_name(other), 0)
         assert groups_now(group_name(identity))
         assert not groups_now(group_name(other))
         assert groups_now(group_name(elsewhere))
