@@ -1,12 +1,10 @@
 """The port: accept, read a head, and send each visitor where they belong.
 
 One port serves the page, `/health`, `/ready` and the WebSocket. Every connection is a task of its own whose
-errors end that connection and nothing else. Nobody gets past the head without a Host header of ours, which is
-what defeats DNS rebinding.
+errors end that connection and nothing else.
 """
 
 import errno
-import json
 import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -16,24 +14,21 @@ import trio
 
 from supervisor.admission.address import Address, Client
 from supervisor.admission.door import Presence, Refusal
-from supervisor.admission.limiter import Pace
-from supervisor.admission.origin import host_allowed, invalid_entries, origin_allowed
+from supervisor.admission.origin import invalid_entries
 from supervisor.admission.proxy_protocol import Header
-from supervisor.admission.token import set_cookie
 from supervisor.errors import ConfigurationError, SupervisorError
-from supervisor.gateway.ably import AblySpeaker
+from supervisor.gateway.answers import Answers
 from supervisor.gateway.house import House
-from supervisor.gateway.http import HeadReader, HttpError, Request, response, upgrade_response
+from supervisor.gateway.http import HeadReader, HttpError, Request, response
 from supervisor.gateway.pages import Pages
-from supervisor.gateway.stream import linger, send_steadily, tell_in_passing
+from supervisor.gateway.stream import linger, send_steadily
+from supervisor.gateway.threshold import Threshold, too_many
 from supervisor.gateway.tls import Tls
-from supervisor.gateway.v1 import V1Speaker
 from supervisor.gateway.viewer import Speaker, converse
 from supervisor.gateway.websocket import ConnectionLostError, WebSocket
 from supervisor.observability import metrics
 from supervisor.observability.log import get_logger
 from supervisor.protocol.closing import EndReason
-from supervisor.protocol.v1 import SUBPROTOCOL
 
 log = get_logger(__name__)
 
@@ -44,10 +39,6 @@ flood waits at the door, in the kernel, while the sessions that are open go on."
 ACCEPT_PAUSE = 0.1  # seconds, while this process or host has no descriptor or memory for another connection
 _NO_ROOM = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 GONE = (ConnectionLostError, trio.BrokenResourceError, trio.ClosedResourceError, trio.TooSlowError)
-BUSY = Refusal("flood", 10.0)
-TURN_AWAY_TIMEOUT = 2.0  # seconds to say so, a TLS handshake included
-TURNED_AWAY_PER_SECOND = 20  # connections that are told so with patience; more are told in passing
-MAX_TURNED_AWAY = 16  # of them at the same time
 
 
 class Gateway:
@@ -78,8 +69,8 @@ class Gateway:
         self.listening: list[socket.socket] = list(listening)
         self._resumed = trio.Event()
         self._connections = 0
-        self._turned_away = 0
-        self._patience = Pace(TURNED_AWAY_PER_SECOND)
+        self._threshold = Threshold(house, tls=self.tls is not None)
+        self._answers = Answers(house, pages, tls=self.tls is not None)
         self._accepting = trio.CancelScope()
         self._gone = trio.lowlevel.ParkingLot()
 
@@ -193,9 +184,9 @@ class Gateway:
             accepted.close()  # reset before it was accepted
             return False
         proxied = self.settings.proxy_protocol and self.house.door.addresses.trusts(peer)
-        refusal = self._knock(peer, announced=proxied)
-        if refusal and not self._patience.allows(trio.current_time()):
-            self._turn_away_in_passing(accepted, refusal)
+        refusal = self._threshold.knock(peer, self._connections, announced=proxied)
+        if refusal and not self._threshold.has_time():
+            self._threshold.turn_away_in_passing(accepted, refusal)
             return False
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
         nursery.start_soon(
@@ -227,14 +218,8 @@ class Gateway:
         Error handling: what goes wrong ends this connection, is logged, and is never raised.
         """
         peer = peer or Client()
-        refusal = self._knock(peer, announced=announced_on is not None)
+        refusal = self._threshold.knock(peer, self._connections, announced=announced_on is not None)
         await self._attend(stream, address, peer, announced_on, refusal)
-
-    def _knock(self, peer: Client, *, announced: bool) -> Refusal | None:
-        """Whether a connection is refused by what is known of it before anything is read."""
-        if self._connections >= self.settings.max_connections:
-            return BUSY
-        return self.house.door.knock(peer) if peer.direct and not announced else None
 
     async def _attend(
         self,
@@ -246,7 +231,7 @@ class Gateway:
     ) -> None:
         try:
             if refusal:
-                await self._turn_away(stream, refusal)
+                await self._threshold.turn_away(stream, refusal)
             else:
                 await self._serve_counted(stream, address, peer, announced_on)
         except* (*GONE, SupervisorError) as gone:  # errors of a dialogue come here when it is cancelled, too
@@ -255,27 +240,6 @@ class Gateway:
             log.error("connection failed", exc_info=error)
         finally:
             await trio.aclose_forcefully(stream)
-
-    async def _turn_away(self, stream: trio.abc.Stream, refusal: Refusal) -> None:
-        """Refuse without having read anything."""
-        _count(refusal)
-        if self._turned_away >= MAX_TURNED_AWAY:
-            return
-        self._turned_away += 1
-        try:
-            with trio.move_on_after(TURN_AWAY_TIMEOUT):
-                await stream.send_all(refusal_response(refusal))
-                await linger(stream)
-        finally:
-            self._turned_away -= 1
-
-    def _turn_away_in_passing(self, accepted: socket.socket, refusal: Refusal) -> None:
-        """Refuse without a wait, and without a task."""
-        _count(refusal)
-        with accepted:
-            if not self.tls:
-                accepted.setblocking(False)
-                tell_in_passing(accepted.fileno(), refusal_response(refusal))
 
     async def _serve_counted(
         self,
@@ -295,7 +259,7 @@ class Gateway:
                 elif peer.direct:
                     presence.come(peer)  # it has knocked
                 if refusal:
-                    await self._turn_away(stream, refusal)
+                    await self._threshold.turn_away(stream, refusal)
                 elif upgrade := await self._answer_requests(stream, address, presence):
                     speaker, rest, refusal = upgrade
                     websocket = WebSocket(stream, rest, self.settings)
@@ -335,17 +299,17 @@ class Gateway:
                 if request is None:
                     return None
                 if refusal := presence.admit(door.addresses.behind(peer, request.headers)):
-                    raise _too_many(refusal)
+                    raise too_many(refusal)
                 if request.is_websocket_upgrade:
                     refusal = door.upgrade(presence.client)
                     if refusal and not refusal.told:
-                        raise _too_many(refusal)
-                    answer, speaker = self._upgrade(request, address)
+                        raise too_many(refusal)
+                    answer, speaker = self._answers.upgrade(request, address)
                     await send_steadily(stream, answer, timeout)
                     return speaker, bytes(reader.rest), refusal
                 if refusal := door.request(presence.client):
-                    raise _too_many(refusal)
-                answer, keep_alive = self._answer(request, address, presence), request.keep_alive
+                    raise too_many(refusal)
+                answer, keep_alive = self._answers.answer(request, address, presence), request.keep_alive
             except HttpError as error:
                 metrics.http_refusals.labels(str(error.status.value)).inc()
                 head_only = request is not None and request.method == "HEAD"
@@ -357,96 +321,3 @@ class Gateway:
             if not keep_alive:
                 await linger(stream)
                 return None
-
-    # ------------------------------------------------------------------ pages
-
-    def _answer(self, request: Request, address: str | None, presence: Presence) -> bytes:
-        if request.method not in {"GET", "HEAD"}:
-            raise HttpError(
-                HTTPStatus.METHOD_NOT_ALLOWED, "Only GET and HEAD are served here.", [("Allow", "GET, HEAD")]
-            )
-        head_only = request.method == "HEAD"
-        keep_alive = request.keep_alive
-        if request.path in {"/health", "/ready"}:
-            well = request.path == "/health" or self.house.ready
-            status = HTTPStatus.OK if well else HTTPStatus.SERVICE_UNAVAILABLE
-            body = json.dumps({"status": "ok" if well else "unavailable"}).encode() + b"\n"
-            return response(status, body, "application/json", keep_alive=keep_alive, head_only=head_only)
-        host = self._checked_host(request, address)
-        if request.path == "/":
-            return self._page(request, host, presence, keep_alive=keep_alive, head_only=head_only)
-        tag = request.header("if-none-match")
-        asset = self.pages.asset(request.path, tag, keep_alive=keep_alive, head_only=head_only)
-        if asset is None:
-            raise HttpError(HTTPStatus.NOT_FOUND, "There is nothing here.")
-        return asset
-
-    def _page(
-        self, request: Request, host: str, presence: Presence, *, keep_alive: bool, head_only: bool
-    ) -> bytes:
-        websocket_origin = f"{'wss' if self.tls else 'ws'}://{host}"
-        if self.house.needs_token:
-            token = request.query.get("token")
-            if token is not None and not head_only and (cookie := self.house.redeem(token)):
-                headers = [
-                    ("Location", "/"),
-                    ("Set-Cookie", set_cookie(cookie, self.house.port, tls=self.house.tls)),
-                    ("Cache-Control", "no-store"),
-                ]
-                return response(HTTPStatus.SEE_OTHER, headers=headers, keep_alive=keep_alive)
-            if not self.house.has_token(request):
-                if token is not None:
-                    presence.failed()
-                return self.pages.refusal(websocket_origin, keep_alive=keep_alive, head_only=head_only)
-        return self.pages.index(websocket_origin, keep_alive=keep_alive, head_only=head_only)
-
-    def _checked_host(self, request: Request, address: str | None) -> str:
-        host = request.header("host") or ""
-        if not host_allowed(host, self.settings, [address] if address else []):
-            raise HttpError(
-                HTTPStatus.MISDIRECTED_REQUEST, "This server does not answer to that Host; see ALLOWED_HOSTS."
-            )
-        return host
-
-    # ------------------------------------------------------------------ WebSocket
-
-    def _upgrade(self, request: Request, address: str | None) -> tuple[bytes, Speaker]:
-        """Return the answer to a well-formed upgrade (RFC 6455, section 4.2.1) from a page that may ask, and
-        who speaks then.
-
-        Raises:
-            HttpError: it is something else.
-        """
-        host = self._checked_host(request, address)
-        if request.method != "GET" or request.minor_version < 1:
-            raise HttpError(HTTPStatus.BAD_REQUEST, "A WebSocket handshake is a GET request of HTTP/1.1.")
-        if request.header("sec-websocket-version") != "13":
-            raise HttpError(
-                HTTPStatus.UPGRADE_REQUIRED,
-                "WebSocket version 13 is spoken here.",
-                [("Upgrade", "websocket"), ("Sec-WebSocket-Version", "13")],
-            )
-        if not origin_allowed(request.header("origin"), host, self.settings):
-            raise HttpError(
-                HTTPStatus.FORBIDDEN, "Pages of that origin may not connect; see ALLOWED_ORIGINS."
-            )
-        key, has_token = request.header("sec-websocket-key") or "", self.house.has_token(request)
-        if SUBPROTOCOL in request.elements("sec-websocket-protocol"):
-            return upgrade_response(key, SUBPROTOCOL), V1Speaker(self.house, has_token)
-        return upgrade_response(key, None), AblySpeaker(self.house, has_token)
-
-
-def _count(refusal: Refusal) -> None:
-    metrics.http_refusals.labels(str(_too_many(refusal).status.value)).inc()
-
-
-def _too_many(refusal: Refusal) -> HttpError:
-    status = HTTPStatus.SERVICE_UNAVAILABLE if refusal.overloaded else HTTPStatus.TOO_MANY_REQUESTS
-    text = "Too many connections." if refusal.overloaded else "Too many attempts from your address."
-    return HttpError(status, text, [("Retry-After", str(refusal.retry_after))])
-
-
-def refusal_response(refusal: Refusal) -> bytes:
-    """Return the whole answer to somebody who is not even read."""
-    error = _too_many(refusal)
-    return response(error.status, f"{error}\n".encode(), headers=error.headers)
