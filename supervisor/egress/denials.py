@@ -19,6 +19,7 @@ import trio
 from supervisor.egress.events import EgressEvent
 from supervisor.egress.rules import FORBIDDEN
 from supervisor.errors import ConfigurationError
+from supervisor.observability.netlink import LARGEST_MESSAGE, next_datagram, open_netlink
 
 _NETLINK_NETFILTER = 12
 _MESSAGE = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
@@ -85,15 +86,12 @@ class DeniedPackets:
     def __init__(self, seed: str) -> None:
         first = zlib.crc32(seed.encode()) % _GROUPS
         try:
-            plain = socket.socket(
-                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER
-            )
+            plain = open_netlink(_NETLINK_NETFILTER)
         except OSError as error:
             raise ConfigurationError(
                 f"the kernel reports no denied packets (nfnetlink_log): {error}"
             ) from error
         try:
-            plain.bind((0, 0))
             plain.settimeout(5.0)  # the kernel answers within the call
             self.group = self._bind(plain, first)
         except BaseException:
@@ -125,13 +123,7 @@ class DeniedPackets:
     async def events(self) -> AsyncGenerator[EgressEvent]:
         """Yield denials as they come, for ever."""
         while True:
-            try:
-                data = await self._socket.recv(65536)
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                continue
-            for packet in _packets(data):
+            for packet in _packets(await next_datagram(self._socket)):
                 if denial := parse_packet(packet):
                     yield denial
 
@@ -145,7 +137,7 @@ def _configure(plain: socket.socket, group: int, attribute: bytes) -> int:
     body = _GENERIC.pack(socket.AF_UNSPEC, 0, group) + attribute
     plain.send(_MESSAGE.pack(_MESSAGE.size + len(body), _CONFIG, _REQUEST_ACK, 0, 0) + body)
     while True:
-        data = plain.recv(65536)
+        data = plain.recv(LARGEST_MESSAGE)
         if _MESSAGE.unpack_from(data)[1] == _ERROR:  # an acknowledgement is error 0
             return -int(struct.unpack_from("=i", data, _MESSAGE.size)[0])
 

@@ -12,9 +12,7 @@ or control characters in it. What is decoded here is escaped and cut.
 Error handling: what comes faster than `MOST_AT_ONCE` in `PAUSE` is lost, and so is what is malformed.
 """
 
-import errno
 import re
-import socket
 from collections.abc import AsyncGenerator
 from typing import Final, final
 
@@ -22,6 +20,7 @@ import attrs
 import trio
 
 from supervisor.errors import ConfigurationError
+from supervisor.observability.netlink import next_datagram, open_netlink
 
 MOST_AT_ONCE: Final = 100
 PAUSE: Final = 0.1
@@ -120,15 +119,10 @@ class KernelDenials:
 
     def __init__(self) -> None:
         try:
-            plain = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_AUDIT)
+            plain = open_netlink(_NETLINK_AUDIT, _READ_LOG)
         except OSError as error:
-            raise ConfigurationError(f"this kernel has no audit subsystem: {error}") from error
-        try:
-            plain.bind((0, _READ_LOG))
-        except OSError as error:
-            plain.close()
             raise ConfigurationError(
-                f"denials cannot be read, which takes CAP_AUDIT_READ: {error}"
+                f"denials cannot be read: it takes CAP_AUDIT_READ, and the kernel's audit subsystem: {error}"
             ) from error
         self._socket = trio.socket.from_stdlib_socket(plain)
 
@@ -140,12 +134,7 @@ class KernelDenials:
         """Yield denials as they come, for ever."""
         while True:
             for _ in range(MOST_AT_ONCE):
-                try:
-                    data = await self._socket.recv(16384)
-                except OSError as error:
-                    if error.errno != errno.ENOBUFS:
-                        raise
-                    continue
+                data = await next_datagram(self._socket)
                 kind = int.from_bytes(data[4:6], "little")
                 text = data[_HEADER:].rstrip(b"\0").decode(errors="backslashreplace")
                 if denial := parse_record(kind, text):

@@ -10,7 +10,7 @@ import attrs
 import pytest
 import trio
 from conftest import opt_outs
-from sandbox.conftest import docker_settings, execute
+from sandbox.conftest import docker_settings, execute, until_waiting
 
 from egress.world import VISITOR, Attempt, words
 from supervisor.attacks.outside import (
@@ -210,8 +210,7 @@ async def test_flushed_rules_stop_new_sessions_cold_and_warm(
             pool = WarmPool(provider, 1, 600.0, 600.0)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pool.run)
-                while not pool.statistics().waiting:
-                    await trio.sleep(0.05)
+                await until_waiting(pool, 1)
                 await nftables.remove(watch.plan)
                 with trio.fail_after(settings.reconcile_interval + PATIENCE):
                     while watch.problem is None:

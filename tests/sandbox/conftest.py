@@ -13,6 +13,7 @@ from conftest import missing, opt_outs
 from supervisor.engine import DockerContainer
 from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.image import ImageFacts
+from supervisor.sandbox.pool import WarmPool
 from supervisor.sandbox.providers import open_docker_provider, open_provider
 from supervisor.sandbox.terminal import SandboxProvider
 from supervisor.settings import Settings
@@ -37,6 +38,12 @@ def docker_settings(request: pytest.FixtureRequest, **changes: object) -> Settin
         "hardening_without": opt_outs(),
     }
     return Settings(**{**base, **changes})  # type: ignore[arg-type]
+
+
+async def until_waiting(pool: WarmPool, count: int) -> None:
+    """Wait until so many sandboxes wait in `pool`."""
+    while pool.statistics().waiting != count:
+        await trio.sleep(0.02)
 
 
 @pytest.fixture(params=KINDS)

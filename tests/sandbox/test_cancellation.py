@@ -9,7 +9,7 @@ import attrs
 import pytest
 import trio
 
-from sandbox.conftest import docker_settings
+from sandbox.conftest import docker_settings, until_waiting
 from supervisor.engine import Docker
 from supervisor.sandbox.identity import LABEL_INSTANCE
 from supervisor.sandbox.pool import WarmPool
@@ -105,8 +105,7 @@ async def test_a_cancelled_claim_leaves_nothing_but_a_full_pool(
             nursery.start_soon(pool.run)
 
             async def full() -> None:
-                while pool.statistics().waiting < 1:
-                    await trio.sleep(0.01)
+                await until_waiting(pool, 1)
                 await trio.testing.wait_all_tasks_blocked()
                 assert len(await docker.containers.list(all=True, filters=mine)) == 1
                 assert len(provider.containers.pending.names()) == 1

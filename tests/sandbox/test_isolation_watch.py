@@ -6,7 +6,7 @@ import attrs
 import pytest
 import trio
 
-from sandbox.conftest import docker_settings
+from sandbox.conftest import docker_settings, until_waiting
 from supervisor.errors import ConfigurationError, SandboxError
 from supervisor.sandbox import isolation_watch
 from supervisor.sandbox.isolation_watch import Grounds, IsolationWatch, rules_about
@@ -140,8 +140,7 @@ async def test_a_rule_that_lets_them_through_stops_new_sessions(
             pool = WarmPool(provider, 1, 600.0, 600.0)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pool.run)
-                while not pool.statistics().waiting:
-                    await trio.sleep(0.05)
+                await until_waiting(pool, 1)
                 through = ["FORWARD", "-i", bridge, "-o", bridge, "-j", "ACCEPT"]
                 firewall("-I", *through)
                 try:

@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from sandbox.conftest import docker_settings
+from sandbox.conftest import docker_settings, until_waiting
 from supervisor.engine import Docker
 from supervisor.errors import ConfigurationError, SandboxError
 from supervisor.sandbox.docker import DockerProvider
@@ -361,11 +361,6 @@ async def _mine(docker: Docker, provider: DockerProvider) -> list[str]:
     return [container.id for container in await docker.containers.list(all=True, filters=mine)]
 
 
-async def _until_waiting(pool: WarmPool, count: int) -> None:
-    while pool.statistics().waiting != count:
-        await trio.sleep(0.02)
-
-
 async def _answers(pool: WarmPool) -> float:
     """Use a lease; return the seconds until it answered."""
     began = trio.current_time()
@@ -391,11 +386,11 @@ async def test_a_warm_lease_is_a_lease_and_nothing_is_left(engine_settings: Sett
             pool = WarmPool(provider, 2, 600.0, 600.0)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pool.run)
-                await _until_waiting(pool, 2)
+                await until_waiting(pool, 2)
                 seconds = [await _answers(pool), await _answers(pool)]
                 print(f"\n{engine_settings.transport}: first output after {max(seconds) * 1000:.0f} ms")
                 assert pool.statistics().warm == 2
-                await _until_waiting(pool, 2)
+                await until_waiting(pool, 2)
                 nursery.cancel_scope.cancel()
             assert await _mine(docker, provider) == []
             assert provider.containers.pending.names() == []
@@ -411,18 +406,18 @@ async def test_one_killed_behind_our_back_is_replaced_and_no_lease_fails(engine_
             pool = WarmPool(provider, 1, 600.0, 600.0)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pool.run)
-                await _until_waiting(pool, 1)
+                await until_waiting(pool, 1)
                 [container] = await _mine(docker, provider)
                 await docker.containers.container(container).kill()
                 await _answers(pool)  # at once: whoever comes first, the watcher or the claim
                 while container in await _mine(docker, provider):
                     await trio.sleep(0.05)
-                await _until_waiting(pool, 1)
+                await until_waiting(pool, 1)
                 [container] = await _mine(docker, provider)
                 await docker.containers.container(container).kill()
                 while pool.statistics().replaced == 0:
                     await trio.sleep(0.02)
-                await _until_waiting(pool, 1)
+                await until_waiting(pool, 1)
                 assert container not in await _mine(docker, provider)
                 await _answers(pool)
                 nursery.cancel_scope.cancel()

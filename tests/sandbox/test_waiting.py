@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from sandbox.conftest import docker_settings
+from sandbox.conftest import docker_settings, until_waiting
 from supervisor.engine import Docker
 from supervisor.sandbox.pool import WarmPool
 from supervisor.sandbox.providers import open_docker_provider
@@ -75,8 +75,7 @@ async def test_one_that_somebody_meddled_with_is_replaced_and_never_served(
         ):
             pool = WarmPool(provider, 1, 600.0, 600.0)
             nursery.start_soon(pool.run)
-            while not pool.statistics().waiting:
-                await trio.sleep(0.02)
+            await until_waiting(pool, 1)
             [name] = provider.containers.pending.names()
             container = docker.containers.container(name)
             match trouble:
@@ -134,8 +133,7 @@ async def test_the_image_is_that_of_the_start_whatever_its_name_means_by_now(
                 ):
                     pool = WarmPool(provider, 1, 600.0, 600.0)
                     nursery.start_soon(pool.run)
-                    while not pool.statistics().waiting:
-                        await trio.sleep(0.02)
+                    await until_waiting(pool, 1)
                     await docker.images.tag(other["Id"], repo="ts-test-moving", tag="latest")
                     for _ in range(2):  # warm, then warm or cold
                         async with pool.lease(LeaseRequest("test", ("bash", "-c", "exit 3"))) as terminal:
