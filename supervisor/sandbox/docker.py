@@ -41,7 +41,7 @@ from supervisor.sandbox.policy import HardeningPolicy, Mount
 from supervisor.sandbox.sandbox import Sandbox
 from supervisor.sandbox.seen import only_child, user_of
 from supervisor.sandbox.terminal import LeaseRequest, Terminal
-from supervisor.sandbox.usage import Usage, find_cgroups
+from supervisor.sandbox.usage import Meter, Usage, find_cgroups
 from supervisor.sandbox.users import user_name
 from supervisor.sandbox.waiting import Fitness
 
@@ -305,7 +305,7 @@ class DockerProvider:
             self.occupied,
             fitness,
             found,
-            cgroups,
+            Meter(cgroups) if cgroups else None,
             made.addresses,
             user_of(pid) if self.containers.site.local else None,
         )
@@ -353,6 +353,7 @@ class DockerProvider:
     @asynccontextmanager
     async def _adopted(self, session_id: str, handed: HandedSandbox) -> AsyncGenerator[None]:
         async with self.containers.adopt(handed.name) as container:
+            cgroups = find_cgroups(handed.pid, "")  # as sure as the pid, which the lifeline vouches for
             self.occupied[session_id] = Sandbox(
                 handed.name,
                 container,
@@ -361,7 +362,7 @@ class DockerProvider:
                 None,
                 self.occupied,
                 None,
-                cgroups=find_cgroups(handed.pid, ""),  # as sure as the pid, which the lifeline vouches for
+                meter=Meter(cgroups) if cgroups else None,
                 uid=user_of(handed.pid),
             )
             try:

@@ -14,7 +14,7 @@ from supervisor.measures import Measure
 from supervisor.sandbox.inside import UNSEEN, Judged
 from supervisor.sandbox.leaving import Gate, SandboxTerminal, claimed
 from supervisor.sandbox.terminal import LeaseRequest
-from supervisor.sandbox.usage import Cgroups, Usage
+from supervisor.sandbox.usage import Meter, Usage
 from supervisor.sandbox.waiting import Fitness
 
 
@@ -27,7 +27,7 @@ class Sandbox:
         container: the engine's.
         pid: of its first process, in the engine's process namespace; it may be reused once the container has
             ended.
-        cgroups: where its use of resources can be read, if this host shows it.
+        meter: reads its use of resources, if this host shows it.
         nano_cpus: its CPU limit when it is not slowed down.
         uid: of its processes on this host; None where this host does not show it.
         addresses: on its networks; unknown, so empty, when another process started it.
@@ -41,7 +41,7 @@ class Sandbox:
     _occupied: dict[str, "Sandbox"]
     _fitness: Fitness | None
     _judged: Judged = UNSEEN
-    cgroups: Cgroups | None = None
+    meter: Meter | None = None
     addresses: frozenset[str] = frozenset()
     uid: int | None = None
 
@@ -65,12 +65,12 @@ class Sandbox:
                 yield terminal
             finally:
                 del self._occupied[request.session_id]
-                if self.cgroups and (peak := self.cgroups.peak_memory()):
+                if self.meter and (peak := self.meter.cgroups.peak_memory()):
                     request.facts.peak_memory = peak
 
     def usage(self) -> Usage | None:
         """Return what it uses now; None where this host does not show it."""
-        return self.cgroups.read() if self.cgroups else None
+        return self.meter.read() if self.meter else None
 
     @property
     def verified(self) -> Mapping[Measure, tuple[str, ...]]:

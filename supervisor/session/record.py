@@ -25,6 +25,8 @@ log = get_logger(__name__)
 SIZE: Final = 1024
 """Bytes of a record's file, padded: it is overwritten in place by one call, so a killed process leaves either
 the old text or the new one."""
+_WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # made once: it is used every few seconds
 
 
 @final
@@ -95,18 +97,23 @@ class Records:
     def _write(self, session: Session, record: dict[str, Any]) -> None:
         if self._directory is None:
             return
-        text = json.dumps(record, separators=(",", ":")).encode().ljust(SIZE)
+        text = _encode(record).encode().ljust(SIZE)
         try:
-            self._directory.mkdir(mode=0o700, exist_ok=True)
-            descriptor = os.open(
-                self._directory / session.label, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600
-            )
+            descriptor = self._open(f"{self._directory}/{session.label}")
             try:
                 os.pwrite(descriptor, text, 0)
             finally:
                 os.close(descriptor)
         except OSError as error:  # the session is worth more than its record
             log.warning("a session's record could not be written", session=session.label, problem=str(error))
+
+    def _open(self, path: str) -> int:
+        try:
+            return os.open(path, _WRITE, 0o600)
+        except FileNotFoundError:  # the first of all
+            assert self._directory is not None
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+            return os.open(path, _WRITE, 0o600)
 
 
 def _moment(seconds: float) -> str:

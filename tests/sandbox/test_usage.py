@@ -1,12 +1,13 @@
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 
 from sandbox.conftest import docker_settings
 from supervisor.sandbox.providers import open_docker_provider
 from supervisor.sandbox.terminal import LeaseRequest
-from supervisor.sandbox.usage import Cgroups, Usage, find_cgroups
+from supervisor.sandbox.usage import Cgroups, Meter, Usage, find_cgroups
 
 NETWORK = """Inter-|   Receive                                                |  Transmit
  face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls
@@ -54,6 +55,30 @@ def test_no_limit_and_files_that_a_kernel_lacks(tmp_path: Path, version: int) ->
     else:
         files = {"memory.current": "2000\n", "memory.max": "max\n"}
     assert tree(tmp_path, files, unified=version == 2).read() == Usage(2000, 0, 0, 0, 0, 0, 0, 1500, 700)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_limits_are_read_once(tmp_path: Path, version: int) -> None:
+    quota = {"cpu.cfs_quota_us": "50000\n", "cpu.cfs_period_us": "100000\n"}
+    files = {**V1, **quota} if version == 1 else {**V2, "cpu.max": "50000 100000\n"}
+    cgroups = attrs.evolve(tree(tmp_path, files, unified=version == 2), quota=tmp_path)
+    meter = Meter(cgroups)
+    first = meter.read()
+    assert first is not None
+    assert (first.memory_limit, first.cpus) == (3000, 0.5)
+    for name in (*quota, "cpu.max", "memory.limit_in_bytes", "memory.max"):
+        (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / "pids.current").write_text("5\n")
+    assert meter.read() == attrs.evolve(first, pids=5)
+
+
+def test_a_file_that_takes_several_reads(tmp_path: Path) -> None:
+    interfaces = "".join(f"  eth{n}:    1500 10 0 0 0 0 0 0 700 9 0 0 0 0\n" for n in range(2000))
+    cgroups = tree(tmp_path, V2, unified=True)
+    (tmp_path / "dev").write_text(NETWORK + interfaces)
+    usage = cgroups.read()
+    assert usage is not None
+    assert (usage.received, usage.sent) == (2001 * 1500, 2001 * 700)
 
 
 def test_a_container_that_has_gone(tmp_path: Path) -> None:

@@ -239,3 +239,28 @@ async def test_operators_hear_once_that_all_together_are_near_a_limit(autojump_c
         near = [entry for entry in logs if entry["event"] == "all sessions together are near a limit"]
         assert [entry["resource"] for entry in near] == ["memory"]
         nursery.cancel_scope.cancel()
+
+
+async def test_many_sessions_are_looked_at_once_an_interval_a_few_at_a_time(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    settings = attrs.evolve(SETTINGS, max_sessions=201)
+    looks: list[float] = []
+
+    class Counting(Measured):
+        def usage(self, session_id: str) -> Usage | None:
+            looks.append(trio.current_time())
+            return super().usage(session_id)
+
+    async with trio.open_nursery() as nursery:
+        registry = SessionRegistry(settings, MemoryProvider(), nursery)
+        for _ in range(201):
+            await registry.create(b"owner", LeaseRequest(""))
+        began = trio.current_time()
+        nursery.start_soon(ResourceMonitor(settings, registry, Counting(), Records()).run)
+        await trio.sleep(3 * settings.monitor_interval + 0.01)
+        nursery.cancel_scope.cancel()
+    assert len(looks) == 3 * 201
+    turns = sorted({round(each - began, 6) for each in looks})
+    assert len(turns) == 3 * 10, "one each 100 ms"
+    assert turns[-1] == 3.0
