@@ -33,6 +33,9 @@ class StandinTerminal:
     async def resize(self, cols: int, rows: int) -> None:
         await trio.lowlevel.checkpoint()
 
+    async def listen(self) -> None:
+        await trio.sleep_forever()
+
     async def wait_closed(self) -> ExitStatus:
         await trio.lowlevel.checkpoint()
         return ExitStatus(0)

@@ -28,7 +28,7 @@ enum death { /* exit statuses; docs/gate.md tells them to operators */
 enum {
     HEADER = 8,             /* bytes of a frame before its payload */
     MAX_PAYLOAD = 65536,    /* of EXEC */
-    MIN_PAYLOAD = 14,       /* of EXEC: four numbers, one argument of one letter and its NUL */
+    MIN_PAYLOAD = 18,       /* of EXEC: five numbers, one argument of one letter and its NUL */
     MAX_ARGUMENTS = 64,
     MAX_ENVIRONMENT = 256,
     MAX_SECONDS = 10000000, /* lifetime and idle bound */
@@ -38,6 +38,10 @@ enum {
     OOM_SCORE_DIGITS = 4,
     MAX_REPORT = 65536,     /* payload of SEEN */
     MAX_RULES = 64,         /* --allow and --connect, each */
+    OPTION_COUNT = 1,       /* of EXEC, and the only one: the command says what it starts */
+    TELLING = 3,            /* the command's descriptor for that */
+    MAX_COUNT = 4096,       /* commands that one CMDS tells of */
+    COUNT_PAUSE = 100,      /* milliseconds from one CMDS to the next */
 };
 
 static bool attached;       /* the terminal is the container's own (fd 0), and there is no lifeline */
@@ -53,6 +57,13 @@ static int wake;            /* eventfd: EXEC is there */
 static uint32_t lifetime, grace; /* seconds, milliseconds */
 static char *arguments[MAX_ARGUMENTS + 1];
 static char *environment[MAX_ENVIRONMENT + 1];
+
+/* A pipe, on which the command says what it starts, a byte each. Whatever the session writes there, and however
+ * much, is a number of bytes. No eventfd: its flags would be the session's as well as ours, and who takes
+ * O_NONBLOCK away, and what there is to read, holds us up for ever; of a pipe each end has flags of its own. */
+static int told = -1, telling = -1; /* what we read from, and what the command has */
+static bool counted;                /* by EXEC: that is relayed */
+static uint64_t quiet_until;        /* boot clock, milliseconds: when CMDS may be said next */
 
 static uint8_t order[HEADER]; /* the frame after EXEC, as far as it has come */
 static size_t order_length;
@@ -118,16 +129,27 @@ static uint32_t parse_number(const char *text, uint32_t most)
 
 /* ---- time ---- */
 
+/* The boot clock, milliseconds. */
+static uint64_t now(void)
+{
+    struct timespec time;
+    must(sys_boot_clock(&time));
+    return (uint64_t)time.seconds * 1000 + (uint64_t)time.nanoseconds / 1000000;
+}
+
+static struct timespec from_milliseconds(uint64_t milliseconds)
+{
+    return (struct timespec){(int64_t)(milliseconds / 1000), (int64_t)(milliseconds % 1000) * 1000000};
+}
+
 /* Die of `death` in so many milliseconds, if nothing ends us sooner. */
 static void die_within(uint64_t milliseconds, enum death death)
 {
-    struct timespec now;
-    must(sys_boot_clock(&now));
-    uint64_t at = (uint64_t)now.seconds * 1000 + (uint64_t)now.nanoseconds / 1000000 + milliseconds;
+    uint64_t at = now() + milliseconds;
     if (deadline && deadline <= at) return;
     deadline = at;
     death_at_deadline = death;
-    struct itimerspec when = {{0, 0}, {(int64_t)(at / 1000), (int64_t)(at % 1000) * 1000000}};
+    struct itimerspec when = {{0, 0}, from_milliseconds(at)};
     must(sys_timer_set(timer, &when));
 }
 
@@ -173,19 +195,23 @@ static bool reap(void)
 /* ---- what comes in ---- */
 
 struct news {
-    bool lifeline, child;
+    bool lifeline, child, commands;
 };
 
-/* Wait until there is something to read on the lifeline or a child has ended. Deadlines and TERM are dealt
- * with here. */
+/* Wait until there is something to read on the lifeline, a child has ended, or commands are to be told of.
+ * Deadlines and TERM are dealt with here. */
 static struct news attend(short lifeline_events)
 {
-    struct pollfd fds[3] = {{timer, POLLIN, 0}, {lifeline, lifeline_events, 0}, {signals, POLLIN, 0}};
-    long ready = sys_poll(fds, 3);
-    if (ready == -EINTR) return (struct news){false, false}; /* a tracer or freezer of the host's */
+    uint64_t at = now();
+    bool quiet = counted && at < quiet_until;
+    struct timespec limit = from_milliseconds(quiet ? quiet_until - at : 0);
+    struct pollfd fds[4] = {{timer, POLLIN, 0}, {lifeline, lifeline_events, 0}, {signals, POLLIN, 0},
+                            {counted && !quiet ? told : -1, POLLIN, 0}};
+    long ready = sys_poll(fds, 4, quiet ? &limit : NULL);
+    if (ready == -EINTR) return (struct news){false, false, false}; /* a tracer or freezer of the host's */
     must(ready);
     if (fds[0].revents) die(death_at_deadline);
-    struct news news = {fds[1].revents != 0, false};
+    struct news news = {fds[1].revents != 0, false, fds[3].revents != 0};
     if (fds[2].revents) {
         struct signalfd_siginfo info;
         long got = sys_read(signals, &info, sizeof info);
@@ -241,11 +267,14 @@ static void take_exec(uint8_t *at)
     uint8_t *payload = at + HEADER, *end = payload + read_u32(at + 4);
     lifetime = read_u32(payload);
     grace = read_u32(payload + 4);
-    size_t argument_count = read_u16(payload + 8), environment_count = read_u16(payload + 10);
+    uint32_t options = read_u32(payload + 8);
+    size_t argument_count = read_u16(payload + 12), environment_count = read_u16(payload + 14);
+    counted = options == OPTION_COUNT;
     if (lifetime < 1 || lifetime > MAX_SECONDS || grace > MAX_GRACE) die(DEATH_FRAME);
+    if (options > OPTION_COUNT || (counted && attached)) die(DEATH_FRAME);
     if (argument_count < 1 || argument_count > MAX_ARGUMENTS) die(DEATH_FRAME);
     if (environment_count > MAX_ENVIRONMENT) die(DEATH_FRAME);
-    uint8_t *rest = take_strings(payload + 12, end, arguments, argument_count);
+    uint8_t *rest = take_strings(payload + 16, end, arguments, argument_count);
     rest = take_strings(rest, end, environment, environment_count);
     if (rest != end || !*arguments[0]) die(DEATH_FRAME);
     for (size_t i = 0; i < environment_count; i++) {
@@ -319,7 +348,7 @@ static void connect_lifeline(const char *path)
     if (sys_connect(lifeline, &address) < 0) die(DEATH_CONNECT);
 }
 
-static const uint8_t ready_frame[] = {'R', 'E', 'D', 'Y', 0, 0, 0, 4, 0, 0, 0, 2};
+static const uint8_t ready_frame[] = {'R', 'E', 'D', 'Y', 0, 0, 0, 4, 0, 0, 0, 3};
 
 /* Say REDY and give the master away. */
 static void send_ready(int master)
@@ -337,6 +366,29 @@ static void send_ready(int master)
 static void write_terminal(const void *from, size_t n)
 {
     if (sys_write(terminal, from, n) != (long)n) die(DEATH_CONNECT);
+}
+
+/* Say CMDS, if the command has told of something, and no more of that for a while. A supervisor that does not
+ * read shall still have room for EXIT: so not while more than a part of the lifeline's buffer is full, which is
+ * what POLLOUT means there. What has not been told of stays in the pipe, as far as that holds it. */
+static void relay_commands(void)
+{
+    static uint8_t marks[MAX_COUNT];
+    struct pollfd room = {lifeline, POLLOUT, 0};
+    struct timespec at_once = {0, 0};
+    quiet_until = now() + COUNT_PAUSE;
+    if (sys_poll(&room, 1, &at_once) <= 0) return;
+    long count = sys_read(told, marks, sizeof marks);
+    if (count == -EAGAIN) return;
+    if (must(count) == 0) { /* nobody is left who could */
+        must(sys_close(told));
+        counted = false;
+        return;
+    }
+    uint8_t report[HEADER + 4] = {'C', 'M', 'D', 'S', 0, 0, 0, 4};
+    write_u32(report + HEADER, (uint32_t)count);
+    long sent = sys_send(lifeline, report, sizeof report, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent != (long)sizeof report) die(DEATH_LIFELINE);
 }
 
 static void send_exit(int status, int signal)
@@ -613,6 +665,7 @@ _Noreturn static void become_command(void)
     confine();
     send_report();
     if (!attached) child_must(sys_close(lifeline));
+    if (!attached) child_must(sys_close(told));
     if (terminal > 2) child_must(sys_close(terminal));
     child_must(sys_close(signals));
     child_must(sys_close(timer));
@@ -624,6 +677,8 @@ _Noreturn static void become_command(void)
     memcpy(order_taken, frame, n);
     memset(frame, 0, n); /* it holds credentials; volatile inside, so not optimised away */
     take_exec(order_taken);
+    if (counted) child_must(sys_dup3(telling, TELLING)); /* not one and the same: `signals` was made before */
+    if (!attached) child_must(sys_close(telling));
     static const struct sigaction standard;
     for (int signal = 1; signal <= SIGNALS; signal++) {
         long result = sys_sigaction(signal, &standard);
@@ -690,6 +745,10 @@ _Noreturn __attribute__((used)) void gate_main(const long *stack)
         long result = sys_ioctl(terminal, TIOCNOTTY, 0);
         if (result != -ENOTTY) must(result);
     } else {
+        int ends[2];
+        must(sys_pipe(ends, O_CLOEXEC | O_NONBLOCK)); /* a full pipe holds nobody up, an empty one not us */
+        told = ends[0];
+        telling = ends[1];
         int master = open_terminal();
         set_modes(false);
         connect_lifeline(path);
@@ -697,7 +756,9 @@ _Noreturn __attribute__((used)) void gate_main(const long *stack)
     }
     command = must(sys_fork());
     if (command == 0) become_command();
+    if (!attached) must(sys_close(telling));
     receive_exec();
+    if (!attached && !counted) must(sys_close(told));
 
     deadline = 0; /* the idle bound has been met */
     die_within((uint64_t)lifetime * 1000, DEATH_LIFETIME);
@@ -713,8 +774,10 @@ _Noreturn __attribute__((used)) void gate_main(const long *stack)
     for (bool alone = false; !command_ended || !alone;) {
         struct news news = attend(attached ? 0 : POLLIN);
         if (news.lifeline) receive_order();
+        if (news.commands) relay_commands();
         if (news.child) alone = reap();
     }
+    if (counted) relay_commands(); /* what was started just before the end */
     int signal = command_status & 0x7f, status = signal ? 128 + signal : command_status >> 8 & 0xff;
     if (!attached) send_exit(status, signal);
     sys_exit(status);

@@ -20,14 +20,15 @@
 enum { EPERM = 1, ENOENT = 2, ESRCH = 3, EINTR = 4, E2BIG = 7, EBADF = 9, ECHILD = 10, EAGAIN = 11, EACCES = 13,
        ENOTDIR = 20, EINVAL = 22, ENOTTY = 25, ENAMETOOLONG = 36, ENOSYS = 38 };
 
-enum { AT_FDCWD = -100, O_RDONLY = 0, O_WRONLY = 01, O_RDWR = 02, O_NOCTTY = 0400, O_CLOEXEC = 02000000, O_PATH = 010000000 };
+enum { AT_FDCWD = -100, O_RDONLY = 0, O_WRONLY = 01, O_RDWR = 02, O_NOCTTY = 0400, O_NONBLOCK = 04000, O_CLOEXEC = 02000000,
+       O_PATH = 010000000 };
 
 enum { SIGHUP = 1, SIGKILL = 9, SIGTERM = 15, SIGCHLD = 17, SIGCONT = 18, SIGNALS = 64 };
 enum { SIG_SETMASK = 2, SFD_NONBLOCK = 04000, SFD_CLOEXEC = 02000000 };
 struct signalfd_siginfo { uint32_t signal; uint8_t rest[124]; };
 struct sigaction { void *handler; unsigned long flags; void *restorer; uint64_t mask; };
 
-enum { POLLIN = 1 };
+enum { POLLIN = 1, POLLOUT = 4 };
 struct pollfd { int fd; short events, revents; };
 
 enum { CLOCK_BOOTTIME = 7, TFD_TIMER_ABSTIME = 1, TFD_CLOEXEC = 02000000, TFD_NONBLOCK = 04000 };
@@ -113,7 +114,11 @@ static inline long sys_landlock_add(int fd, int kind, const void *rule)
 static inline long sys_landlock_restrict(int fd) { return SYSCALL(NR_landlock_restrict_self, fd, 0, 0, 0, 0); }
 static inline long sys_dup3(int from, int to) { return SYSCALL(NR_dup3, from, to, 0, 0, 0); }
 static inline long sys_ioctl(int fd, unsigned request, long value) { return SYSCALL(NR_ioctl, fd, request, value, 0, 0); }
-static inline long sys_poll(struct pollfd *fds, size_t n) { return SYSCALL(NR_ppoll, fds, n, 0, 0, 0); }
+static inline long sys_pipe(int ends[2], int flags) { return SYSCALL(NR_pipe2, ends, flags, 0, 0, 0); }
+static inline long sys_poll(struct pollfd *fds, size_t n, struct timespec *limit)
+{
+    return SYSCALL(NR_ppoll, fds, n, limit, 0, 0);
+}
 static inline long sys_socket(int domain, int type) { return SYSCALL(NR_socket, domain, type, 0, 0, 0); }
 static inline long sys_connect(int fd, const struct sockaddr_un *to)
 {

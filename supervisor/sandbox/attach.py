@@ -284,6 +284,10 @@ class AttachTerminal:
         self._gate.want_size(cols, rows)
         await trio.lowlevel.checkpoint()
 
+    async def listen(self) -> None:
+        """See `Terminal`. There is no way for a shell to say what it starts."""
+        await trio.sleep_forever()
+
     async def wait_closed(self) -> ExitStatus:
         """See `Terminal`. A signal n shows as status 128 + n.
 

@@ -27,7 +27,7 @@ class HandedSandbox:
         pid: of its first process.
         connection, pty: descriptors of the lifeline and of the terminal.
         process: pidfd of the first process where somebody must wait for it (provider `local`), else None.
-        received: what the gate has said so far of how the command ended.
+        received: what there is of a frame that the gate has begun.
         status: how it ended, if that is known.
     """
 
@@ -87,9 +87,10 @@ class AdoptedSandbox:
 
     @asynccontextmanager
     async def lease(self, request: LeaseRequest) -> AsyncGenerator[Terminal]:
-        """See `SandboxProvider`. The command runs already; of the request only the grace counts."""
+        """See `SandboxProvider`. The command runs already; of the request only the grace counts, and who hears of
+        commands. A gate that was never asked to tell of them does not."""
         request.facts.container = self._handed.name
-        request.facts.container = self._handed.name
+        self.terminal.note_commands = request.note_commands
         async with self._held:
             try:
                 yield self.terminal

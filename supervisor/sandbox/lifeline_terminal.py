@@ -1,15 +1,17 @@
 """The supervisor's end of a lifeline: a gate that is ready (`Lifeline`), and the terminal that it becomes.
 
 A `Lifeline` holds two descriptors: the socket, whose closing ends the container, and the PTY's master, which
-carries the terminal's bytes. The terminal reads output from the PTY and the exit status from the socket.
-There is no background task: the gate reports the exit after it has killed and reaps every process in the
-container, so the PTY's end and the status each come by themselves, to whoever waits for them.
+carries the terminal's bytes. The terminal reads output from the PTY, and from the socket how many commands were
+started and the exit status. There is no background task: the gate reports the exit after it has killed and
+reaped every process in the container, so the PTY's end and the status each come by themselves, to whoever waits
+for them.
 """
 
 import array
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, final
 
@@ -247,20 +249,31 @@ class Lifeline:
         except BaseException:
             self.close()
             raise
-        return LifelineTerminal(self._connection, self._pty)
+        return LifelineTerminal(self._connection, self._pty, request.note_commands)
 
 
 @final
 class LifelineTerminal:
-    """A `Terminal` whose bytes travel through the PTY itself; the exit status comes over the lifeline.
+    """A `Terminal` whose bytes travel through the PTY itself; what commands are started, and the exit status,
+    come over the lifeline.
 
     Resource handling: `aclose` closes PTY and lifeline, which ends the container.
+
+    Attributes:
+        note_commands: see `LeaseRequest`. While it is None, the gate has nothing to say but the end.
     """
 
-    def __init__(self, connection: trio.socket.SocketType, pty: PtyStream) -> None:
+    def __init__(
+        self,
+        connection: trio.socket.SocketType,
+        pty: PtyStream,
+        note_commands: Callable[[int], None] | None = None,
+    ) -> None:
         self._connection = connection
         self._pty = pty
+        self.note_commands = note_commands
         self._received = bytearray()
+        self._hearing = trio.Lock()
         self._status: ExitStatus | None = None
         self._breach: SandboxError | None = None
         self._waiting = OneTaskAtATime("another task is waiting for this terminal's end")
@@ -301,7 +314,7 @@ class LifelineTerminal:
 
     @property
     def heard(self) -> tuple[bytes, ExitStatus | None]:
-        """What the gate has said so far of how the command ended, and what that means."""
+        """What there is of a frame that the gate has begun, and how the command ended, if that is known."""
         return bytes(self._received), self._status
 
     def __repr__(self) -> str:
@@ -339,26 +352,56 @@ class LifelineTerminal:
             await trio.lowlevel.checkpoint()
             if self._breach is None:
                 self._check_open()
-            while self._status is None and self._breach is None:
-                try:
-                    await self._receive_exit()
-                except SandboxError as error:
-                    self._breach = error
-                    self._connection.close()
+            while not self._is_over:
+                await self._hear()
             self._pty.finish()
+            if self._breach is not None:
+                self._connection.close()
         if self._status is None:
             raise trio.BrokenResourceError(
                 f"the sandbox ended without a status: {self._breach}"
             ) from self._breach
         return self._status
 
-    async def _receive_exit(self) -> None:
-        arrived = await receive_frame_bytes(self._connection, self._received, gate_frames.EXIT)
+    async def listen(self) -> None:
+        """See `Terminal`. A gate that breaks the protocol, or has gone, is `wait_closed`'s to tell of; the first
+        one is ended at once."""
+        while not self._is_over:
+            await self._hear()
+        await trio.sleep_forever()
+
+    @property
+    def _is_over(self) -> bool:
+        return self._status is not None or self._breach is not None
+
+    async def _hear(self) -> None:
+        """Take in what comes next from the gate. Another task may be doing so: then that goes first."""
+        async with self._hearing:
+            if self._is_over:
+                return
+            self._check_open()
+            try:
+                await self._receive()
+            except SandboxError as error:
+                self._breach = error
+                # The end for the gate. The descriptor stays, for it may be in the middle of a hand-over.
+                with suppress(OSError):
+                    self._connection.shutdown(socket.SHUT_RDWR)
+
+    async def _receive(self) -> None:
+        counted = self.note_commands is not None
+        expected = gate_frames.begun(self._received, counted=counted)
+        arrived = await receive_frame_bytes(self._connection, self._received, expected)
         if arrived.descriptors:
             close_all(arrived.descriptors)
             raise SandboxError("the gate sent a descriptor that nobody asked for")
-        payload = gate_frames.EXIT.take(self._received)
-        if payload is not None:
+        expected = gate_frames.begun(self._received, counted=counted)
+        payload = expected.take(self._received)
+        if payload is None:
+            return
+        if self.note_commands is not None and expected is gate_frames.COMMANDS:
+            self.note_commands(gate_frames.decode_count(payload))
+        else:
             self._status = gate_frames.decode_exit(payload)
 
     async def terminate(self) -> None:

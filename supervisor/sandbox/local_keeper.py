@@ -126,7 +126,7 @@ class Keeper:
         os.fchmod(self.terminal, 0o600)
         rights = array.array("i", [master])
         self.lifeline.sendmsg(
-            [struct.pack(">4sII", b"REDY", 4, 2)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
+            [struct.pack(">4sII", b"REDY", 4, 3)], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
         )
         os.close(master)
 
@@ -145,12 +145,12 @@ class Keeper:
         kind, size = struct.unpack(">4sI", self.receive_exactly(8))
         if kind == b"TERM":
             die(DEATH_TERMINATED)
-        if kind != b"EXEC" or not 12 < size <= MAX_EXEC_PAYLOAD:
+        if kind != b"EXEC" or not 16 < size <= MAX_EXEC_PAYLOAD:
             die(DEATH_FRAME)
         payload = self.receive_exactly(size)
-        lifetime, grace, words, entries = struct.unpack_from(">IIHH", payload)
-        texts = payload[12:].split(b"\0")
-        if texts.pop() != b"" or len(texts) != words + entries or not words:
+        lifetime, grace, options, words, entries = struct.unpack_from(">IIIHH", payload)
+        texts = payload[16:].split(b"\0")
+        if options or texts.pop() != b"" or len(texts) != words + entries or not words:
             die(DEATH_FRAME)
         self.deadline = time.monotonic() + lifetime
         self.grace = grace / 1000

@@ -5,6 +5,7 @@ knows nothing of viewers. Three terminals exist: one over the lifeline's PTY des
 attach stream, one over a plain PTY on this host.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
@@ -36,10 +37,12 @@ class SandboxFacts:
     Attributes:
         container: its name; empty where there is none.
         peak_memory: most bytes that it used, as far as is known.
+        counted: whether its shell says what commands it starts.
     """
 
     container: str = ""
     peak_memory: int | None = None
+    counted: bool = False
 
 
 @attrs.frozen
@@ -55,6 +58,8 @@ class LeaseRequest:
         lifetime: seconds after which the sandbox ends itself, whatever has become of the supervisor.
         hangup_grace: seconds between a hang-up and the end of whoever ignores it.
         profile: name of the operator's profile; empty for the ordinary settings.
+        note_commands: called, while somebody listens, with how many commands the session's shell has started
+            since the last call. By the session's own word: it may be too few, and too many. None: nobody asks.
         facts: filled in by the provider; the asker keeps it.
     """
 
@@ -66,6 +71,7 @@ class LeaseRequest:
     lifetime: float = 2100.0
     hangup_grace: float = 2.0
     profile: str = ""
+    note_commands: Callable[[int], None] | None = attrs.field(default=None, eq=False, repr=False)
     facts: SandboxFacts = attrs.field(factory=SandboxFacts, eq=False, repr=False)
 
 
@@ -100,6 +106,11 @@ class Terminal(Protocol):
 
     async def resize(self, cols: int, rows: int) -> None:
         """Set the window size (1 to 1000 each), which signals the foreground process group."""
+        ...
+
+    async def listen(self) -> None:
+        """Have the request's `note_commands` called, until cancelled, which loses nothing. Where no shell says
+        what it starts, nothing happens."""
         ...
 
     async def wait_closed(self) -> ExitStatus:

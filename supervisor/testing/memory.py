@@ -99,6 +99,9 @@ class MemoryTerminal:
         self._check()
         self.sizes.append((cols, rows))
 
+    async def listen(self) -> None:  # noqa: D102
+        await trio.sleep_forever()
+
     async def wait_closed(self) -> ExitStatus:  # noqa: D102
         while self._status is None:
             if self._broken:

@@ -15,7 +15,7 @@ from types import TracebackType
 
 TIMEOUT = 10.0  # seconds for anything that should happen at once
 PATH = {"PATH": "/usr/bin:/bin"}
-READY = b"REDY\0\0\0\4\0\0\0\2"
+READY = b"REDY\0\0\0\4\0\0\0\3"
 TERMINATE = b"TERM\0\0\0\0"
 
 
@@ -24,15 +24,20 @@ def exec_frame(
     environment: Mapping[str, str] = PATH,
     lifetime: int = 60,
     grace: int = 1000,
+    options: int = 0,
 ) -> bytes:
     words = [word.encode() if isinstance(word, str) else word for word in command]
     words += [f"{name}={value}".encode() for name, value in environment.items()]
-    payload = struct.pack(">IIHH", lifetime, grace, len(command), len(environment))
+    payload = struct.pack(">IIIHH", lifetime, grace, options, len(command), len(environment))
     return frame(b"EXEC", payload + b"".join(word + b"\0" for word in words))
 
 
 def frame(kind: bytes, payload: bytes = b"") -> bytes:
     return kind + struct.pack(">I", len(payload)) + payload
+
+
+def count_frame(count: int) -> bytes:
+    return frame(b"CMDS", struct.pack(">I", count))
 
 
 def exit_frame(status: int, signal_number: int = 0) -> bytes:
@@ -148,6 +153,12 @@ class Gate:
         while (data := self.read()) is not None:
             output += data
         return output.decode()
+
+    def hear(self) -> tuple[bytes, int]:
+        """Return the next frame's type and the first number in it."""
+        header = self.lifeline.recv(8, socket.MSG_WAITALL)
+        payload = self.lifeline.recv(int.from_bytes(header[4:], "big"), socket.MSG_WAITALL)
+        return header[:4], int.from_bytes(payload[:4], "big")
 
     def said(self) -> bytes:
         """Return all that comes over the lifeline until its end."""

@@ -74,6 +74,7 @@ def test_ready(start_gate: Start) -> None:
         "anon_inode:[eventfd]",
         "anon_inode:[signalfd]",
         "anon_inode:[timerfd]",
+        "pipe:[N]",
         "socket:[N]",
     ]
     assert [kind for kind in kinds if kind in own] == own
@@ -225,12 +226,13 @@ def test_the_current_directory_is_not_searched(
 
 # --- supervisors that do not behave
 
-ODD_COUNTS = struct.pack(">IIHH", 60, 1000, 2, 0)
+ODD_COUNTS = struct.pack(">IIIHH", 60, 1000, 0, 2, 0)
 BREACHES = {
     "garbage": b"\xff" * 100,
     "http": b"GET / HTTP/1.1\r\n\r\n",
     "type": frame(b"EXIT"),
-    "ready": frame(b"REDY", b"\0\0\0\2"),
+    "ready": frame(b"REDY", b"\0\0\0\3"),
+    "version 2": frame(b"EXEC", struct.pack(">IIHH", 60, 1000, 1, 0) + b"true\0"),
     "lower case": exec_frame(["true"]).replace(b"EXEC", b"exec"),
     "empty": frame(b"EXEC"),
     "numbers only": frame(b"EXEC", ODD_COUNTS),
@@ -245,11 +247,12 @@ BREACHES = {
     "bytes after the last": frame(b"EXEC", ODD_COUNTS + b"a\0b\0c"),
     "no last NUL": frame(b"EXEC", ODD_COUNTS + b"true\0x"),
     "empty command": exec_frame(["", "x"]),
-    "variable without =": frame(b"EXEC", struct.pack(">IIHH", 60, 1000, 1, 1) + b"true\0NAME\0"),
+    "variable without =": frame(b"EXEC", struct.pack(">IIIHH", 60, 1000, 0, 1, 1) + b"true\0NAME\0"),
     "variable without name": exec_frame(["true"], {"": "x"}),
     "lifetime 0": exec_frame(["true"], lifetime=0),
     "lifetime": exec_frame(["true"], lifetime=10_000_001),
     "grace": exec_frame(["true"], grace=600_001),
+    "unknown option": exec_frame(["true"], options=2),
     "second order": exec_frame(["sleep", "60"]) + exec_frame(["true"]),
     "garbage afterwards": exec_frame(["sleep", "60"]) + b"x" * 100,
     "flood afterwards": exec_frame(["sleep", "60"]) + b"TERx" * 50_000,
@@ -501,7 +504,8 @@ def test_report(start_gate: Start) -> None:
     assert b"\nPid:\t2\n" in status, "of the child, not of the gate"
     assert seen["landlock"] == b"\0\0\0\0", "without a rule nothing is given up"
     assert seen["/dev/pts/ptmx"] == b""
-    eventually(lambda: len(list(Path(f"/proc/{child}/fd").iterdir())) == 4, "streams, and what wakes it")
+    # Streams, what wakes it, and where it may be told to say what it starts.
+    eventually(lambda: len(list(Path(f"/proc/{child}/fd").iterdir())) == 5, "it keeps more")
 
 
 def test_confined(start_gate: Start) -> None:

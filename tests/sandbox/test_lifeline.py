@@ -35,7 +35,7 @@ from supervisor.sandbox.terminal import ExitStatus, LeaseRequest, Terminal
 from supervisor.testing.checkpoints import cancel_at_every_checkpoint
 
 TIMEOUT = 10.0
-READY = b"REDY\0\0\0\4\0\0\0\2"
+READY = b"REDY\0\0\0\4\0\0\0\3"
 ME = os.getpid()
 REQUEST = LeaseRequest(
     "session", ("sh", "-c", "true"), {"PATH": "/bin", "SECRET": "battery"}, cols=101, rows=33, lifetime=99.5
@@ -44,6 +44,10 @@ REQUEST = LeaseRequest(
 
 def exit_frame(status: int, signal: int = 0) -> bytes:
     return b"EXIT" + struct.pack(">III", 8, status, signal)
+
+
+def count_frame(count: int) -> bytes:
+    return b"CMDS" + struct.pack(">II", 4, count)
 
 
 def mode(path: Path) -> int:
@@ -420,8 +424,8 @@ async def test_garbage(listening: LifelineSocket, fake: FakeGate, data: bytes) -
 
 
 async def test_wrong_version(listening: LifelineSocket, fake: FakeGate) -> None:
-    fake.say(READY[:-1] + b"\3", fake.master)
-    await refused(listening, "speaks version 3")
+    fake.say(READY[:-1] + b"\2", fake.master)
+    await refused(listening, "speaks version 2 of the lifeline's protocol, not 3")
 
 
 @pytest.mark.parametrize("count", [0, 1, 8, 11])
@@ -479,8 +483,8 @@ async def test_no_room_for_a_descriptor(
 async def test_claim(lifeline: Lifeline, fake: FakeGate) -> None:
     terminal: Terminal = await lifeline.claim(REQUEST)
     order = fake.read_order()
-    assert order[:12] == struct.pack(">IIHH", 100, 2000, 3, 2)
-    assert order[12:] == b"sh\0-c\0true\0PATH=/bin\0SECRET=battery\0"
+    assert order[:16] == struct.pack(">IIIHH", 100, 2000, 0, 3, 2)
+    assert order[16:] == b"sh\0-c\0true\0PATH=/bin\0SECRET=battery\0"
     assert os.get_terminal_size(fake.slave) == (101, 33)
     assert "claimed" in repr(lifeline)
     assert "running" in repr(terminal)
@@ -520,7 +524,7 @@ async def test_bad_requests_are_not_sent(lifeline: Lifeline, fake: FakeGate, bad
 
 
 async def test_largest_order(lifeline: Lifeline, fake: FakeGate) -> None:
-    room = 65536 - 12 - len("sh") - 1 - len("A=") - 1
+    room = 65536 - 16 - len("sh") - 1 - len("A=") - 1
     request = attrs.evolve(REQUEST, command=("sh",), environment={"A": "x" * room}, lifetime=0.1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(lifeline.claim, request)
@@ -532,7 +536,7 @@ async def test_largest_order(lifeline: Lifeline, fake: FakeGate) -> None:
 
 async def test_bytes_that_are_no_text(lifeline: Lifeline, fake: FakeGate) -> None:
     await lifeline.claim(attrs.evolve(REQUEST, command=(os.fsdecode(b"\xff\xfe"), "ü"), environment={}))
-    assert fake.read_order()[12:] == b"\xff\xfe\0\xc3\xbc\0"
+    assert fake.read_order()[16:] == b"\xff\xfe\0\xc3\xbc\0"
 
 
 @pytest.mark.parametrize("how", ["closed", "spoke"])
@@ -746,6 +750,168 @@ async def test_closing_although_cancelled(terminal: LifelineTerminal, fake: Fake
         scope.cancel()
         await terminal.aclose()
     assert fake.socket.recv(1) == b""
+
+
+# --- what commands are started
+
+
+@pytest.fixture
+def told() -> list[int]:
+    """What `counted` was told."""
+    return []
+
+
+@pytest.fixture
+async def counted(lifeline: Lifeline, fake: FakeGate, told: list[int]) -> LifelineTerminal:
+    """A terminal whose shell says what it starts."""
+    terminal = await lifeline.claim(attrs.evolve(REQUEST, note_commands=told.append))
+    order = fake.read_order()
+    assert order[:16] == struct.pack(">IIIHH", 100, 2000, 1, 3, 3)
+    assert order.endswith(b"TERMINAL_SUPERVISOR_COMMANDS=3\0")
+    return terminal
+
+
+async def test_counts_are_heard_by_whoever_listens(
+    counted: LifelineTerminal, fake: FakeGate, told: list[int]
+) -> None:
+    fake.say(count_frame(1) + count_frame(4096))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(counted.listen)
+        await wait_all_tasks_blocked()
+        assert told == [1, 4096]
+        fake.say(count_frame(7))
+        await wait_all_tasks_blocked()
+        assert told == [1, 4096, 7]
+        nursery.cancel_scope.cancel()
+    fake.say(count_frame(2) + exit_frame(3))
+    assert await counted.wait_closed() == ExitStatus(3)
+    assert told == [1, 4096, 7, 2], "the last ones come right before the end"
+
+
+async def test_counts_and_exit_split_at_every_byte(
+    counted: LifelineTerminal, fake: FakeGate, told: list[int]
+) -> None:
+    """Heard in turns by a task that listens, is cancelled again and again, and one that waits for the end."""
+    status: list[ExitStatus] = []
+
+    async def wait() -> None:
+        status.append(await counted.wait_closed())
+
+    for number, byte in enumerate(count_frame(3) + count_frame(5) + exit_frame(7)):
+        async with trio.open_nursery() as nursery:
+            for task in (counted.listen, wait) if number % 2 else (wait, counted.listen):
+                nursery.start_soon(task)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        fake.say(bytes([byte]))
+    await wait()
+    assert told == [3, 5]
+    assert status == [ExitStatus(7)]
+
+
+@pytest.mark.parametrize("split", range(1, 28))
+async def test_counts_and_exit_in_two_pieces(
+    counted: LifelineTerminal, fake: FakeGate, told: list[int], split: int
+) -> None:
+    said = count_frame(9) + exit_frame(1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(counted.listen)
+        fake.say(said[:split])
+        await wait_all_tasks_blocked()
+        fake.say(said[split:])
+        assert await counted.wait_closed() == ExitStatus(1)
+        nursery.cancel_scope.cancel()
+    assert told == [9]
+
+
+@pytest.mark.parametrize(
+    ("data", "complaint"),
+    [
+        (count_frame(0), "told of 0 commands"),
+        (count_frame(4097), "told of 4097 commands"),
+        (count_frame(2**32 - 1), "told of 4294967295 commands"),
+        (b"CMDS\0\0\0\x05", "instead of CMDS"),
+        (b"CMDX", "instead of EXIT"),
+        (b"C" * 500_000, "instead of EXIT"),
+        (READY, "instead of EXIT"),
+        (b"", "is gone"),
+        (count_frame(1)[:11], "is gone"),
+    ],
+)
+async def test_who_breaks_the_protocol_while_somebody_listens_is_ended(
+    counted: LifelineTerminal, fake: FakeGate, told: list[int], data: bytes, complaint: str
+) -> None:
+    os.write(fake.slave, b"last words")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(counted.listen)
+        fake.socket.settimeout(0)
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # a flood
+            fake.say(data)
+        if complaint == "is gone":
+            fake.socket.close()
+        await wait_all_tasks_blocked()
+        if complaint != "is gone":
+            assert fake.socket.recv(1) == b"", "a gate that reads this dies"
+        assert min(counted.descriptors) >= 0  # there until somebody has noticed the end
+        with pytest.raises(trio.BrokenResourceError, match=complaint):
+            await counted.wait_closed()
+        nursery.cancel_scope.cancel()
+    assert told == []
+    assert counted._connection.fileno() < 0
+    assert await counted.receive_some() == b"last words"
+    assert await counted.receive_some() == b""
+
+
+async def test_a_gate_that_was_not_asked_does_not_tell(terminal: LifelineTerminal, fake: FakeGate) -> None:
+    fake.say(count_frame(1))
+    with pytest.raises(trio.BrokenResourceError, match="instead of EXIT"):
+        await terminal.wait_closed()
+
+
+async def test_who_goes_on_hears_the_rest_of_a_count(
+    counted: LifelineTerminal, fake: FakeGate, told: list[int]
+) -> None:
+    """A hand-over in the middle of a frame."""
+    fake.say(count_frame(1) + count_frame(6)[:9])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(counted.listen)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    received, status = counted.heard
+    assert (told, received, status) == ([1], count_frame(6)[:9], None)
+    heard: list[int] = []
+    connection, pty = map(os.dup, counted.descriptors)
+    successor = LifelineTerminal.resume(connection, pty, received, status)
+    successor.note_commands = heard.append
+    counted.close()
+    fake.say(count_frame(6)[9:] + exit_frame(2))
+    assert await successor.wait_closed() == ExitStatus(2)
+    await successor.aclose()
+    assert heard == [6]
+
+
+async def test_the_gate_of_an_older_process_only_tells_the_end(
+    terminal: LifelineTerminal, fake: FakeGate
+) -> None:
+    """It was never asked to tell more; whoever goes on with it listens all the same."""
+    connection, pty = map(os.dup, terminal.descriptors)
+    successor = LifelineTerminal.resume(connection, pty, *terminal.heard)
+    successor.note_commands = pytest.fail
+    terminal.close()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(successor.listen)
+        await wait_all_tasks_blocked()
+        fake.say(exit_frame(5))
+        assert await successor.wait_closed() == ExitStatus(5)
+        nursery.cancel_scope.cancel()
+    await successor.aclose()
+
+
+def test_there_is_room_for_our_variable() -> None:
+    full = attrs.evolve(REQUEST, environment={f"A{i}": "" for i in range(256)})
+    gate_frames.encode_exec(full)
+    with pytest.raises(ValueError, match="at most 256 environment variables, not 257"):
+        gate_frames.encode_exec(attrs.evolve(full, note_commands=print))
 
 
 # --- cancellation
