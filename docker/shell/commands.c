@@ -1,8 +1,11 @@
 #define _GNU_SOURCE
 #include "commands.h"
 
+#include "environment.h"
+
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -111,6 +114,20 @@ bool command_allowed(const char *name) {
         if (strcmp(names[i], name) == 0)
             return true;
     return false;
+}
+
+bool command_installed(const char *name) {
+    static const char path[] = COMMAND_PATH;
+    char file[sizeof path + NAME_LIMIT + 1];
+    bool found = is_builtin(name);
+    for (const char *directory = path; *directory != 0 && !found;) {
+        int length = (int)strcspn(directory, ":");
+        snprintf(file, sizeof file, "%.*s/%s", length, directory, name);
+        found = access(file, X_OK) == 0;
+        directory += length;
+        directory += *directory == ':';
+    }
+    return found;
 }
 
 const char *command_name(size_t index) {

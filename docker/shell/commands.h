@@ -22,4 +22,7 @@ const char *command_name(size_t index);
 
 bool command_allowed(const char *name);
 
+/* Whether `name`, one of these, can be run here: the shell's own can, the others where COMMAND_PATH has them. */
+bool command_installed(const char *name);
+
 #endif

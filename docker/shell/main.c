@@ -19,6 +19,7 @@
 #include "editor.h"
 #include "environment.h"
 #include "history.h"
+#include "report.h"
 #include "run.h"
 #include "terminal.h"
 #include "words.h"
@@ -58,15 +59,16 @@ static _Noreturn void refuse_to_start(const char *what, const char *problem) {
     _exit(STATUS_USAGE);
 }
 
-/* Leave descriptors 0 to 2 and no others. */
+/* Leave descriptors 0 to 2 and the one for reports, and no others. */
 static void close_descriptors(void) {
+    int first = report_start();
     struct rlimit limit;
     if (fcntl(STDERR_FILENO, F_GETFD) < 0)
         dup2(STDOUT_FILENO, STDERR_FILENO);
-    if (syscall(SYS_close_range, 3U, ~0U, 0U) == 0)
+    if (syscall(SYS_close_range, (unsigned)first, ~0U, 0U) == 0)
         return;
     rlim_t end = getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < 65536 ? limit.rlim_cur : 65536;
-    for (int fd = 3; (rlim_t)fd < end; fd++)
+    for (int fd = first; (rlim_t)fd < end; fd++)
         close(fd);
 }
 
@@ -120,7 +122,8 @@ static void help(void) {
     for (size_t i = 0; (name = command_name(i)) != NULL; i++) {
         put_text("  ");
         put_text(name);
-        put_text(strcmp(name, "exit") == 0 ? " [STATUS]\n" : "\n");
+        put_text(strcmp(name, "exit") == 0 ? " [STATUS]" : "");
+        put_text(command_installed(name) ? "\n" : " (not installed here)\n");
     }
     put_text("\n"
              "Text in single or double quotes is passed on as it is. There are no pipes,\n"

@@ -2,6 +2,7 @@
 #include "run.h"
 
 #include "environment.h"
+#include "report.h"
 #include "terminal.h"
 
 #include <errno.h>
@@ -187,6 +188,7 @@ int run_command(char *const argv[], char *const environment[]) {
         return 126;
     }
     setpgid(child, child); /* as the child does itself; an error says that it was faster */
+    report_command();
     int status = wait_for(child);
     foreground = 0;
     hang_up_rest(child);

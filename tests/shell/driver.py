@@ -30,7 +30,7 @@ PROMPT_BEGINS = b"\x1b[?2004h"
 
 
 class Shell:
-    """One running shell. Its environment is only what the test gives."""
+    """One running shell. Its environment is only what the test gives; `third` becomes its descriptor 3."""
 
     def __init__(
         self,
@@ -42,6 +42,7 @@ class Shell:
         columns: int = 80,
         rows: int = 24,
         descriptors: Sequence[int] = (),
+        third: int | None = None,
         argv0: str | None = None,
         local_modes: int | None = None,
         user: int | None = None,
@@ -68,7 +69,8 @@ class Shell:
             env=environment or {},
             cwd=directory,
             start_new_session=True,
-            pass_fds=descriptors,
+            pass_fds=descriptors if third is None else [3],
+            preexec_fn=None if third is None else lambda: os.dup2(third, 3),
             user=user,
         )
         os.close(slave)

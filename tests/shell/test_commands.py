@@ -95,6 +95,18 @@ def test_help_lists_what_may_be_run(shell_binary: Path) -> None:
         assert names == ["Aaa", "clear", "exit", "g++", "help", "printf", "python3.11", "zzz"]
 
 
+def test_help_says_what_is_not_installed(shell_binary: Path) -> None:
+    with running(shell_binary, "ably", "printf") as shell:
+        assert [line for line in shell.run("help").splitlines() if line.startswith("  ")] == [
+            "  ably (not installed here)",
+            "  clear",
+            "  exit [STATUS]",
+            "  help",
+            "  printf",
+        ]
+        assert shell.run("ably") == "ably: not installed here"
+
+
 def test_clear(shell_binary: Path) -> None:
     with running(shell_binary, "printf") as shell:
         shell.run("printf something")
