@@ -124,6 +124,8 @@ class LiveNumbers:
         typed = registry.past_input_bytes + sum(each.input_bytes for each in sessions)
         yield _total("output_bytes", "Bytes that programs have written.", output)
         yield _total("input_bytes", "Bytes that have been typed.", typed)
+        commands = registry.past_commands + sum(each.commands or 0 for each in sessions)
+        yield _total("commands", "Commands that restricted shells say they have started.", commands)
         kept = sum(session.scrollback.end - session.scrollback.start for session in registry)
         yield _plain("scrollback_bytes", "Output kept for a resume.", kept)
 

@@ -50,11 +50,12 @@ def session_table(sessions: list[dict[str, Any]], selected: int = -1) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
     for name in ("id", "state", "container"):
         table.add_column(name, no_wrap=True)
-    for name in ("age", "idle", "viewers", "in", "out", "memory", "cpu", "pids"):
+    for name in ("age", "idle", "viewers", "in", "out", "cmds", "memory", "cpu", "pids"):
         table.add_column(name, justify="right", no_wrap=True)
     for row, each in enumerate(sessions):
         usage: dict[str, Any] = each.get("usage") or {}
         memory, cpu, pids = usage.get("memory_bytes"), usage.get("cpu_percent"), usage.get("pids")
+        commands = each["commands"]
         table.add_row(
             each["id"],
             each["state"],
@@ -64,6 +65,7 @@ def session_table(sessions: list[dict[str, Any]], selected: int = -1) -> Table:
             str(each["writers"] + each["viewers"]),
             size(each["input_bytes"]),
             size(each["output_bytes"]),
+            "-" if commands is None else str(commands),
             "-" if memory is None else size(memory),
             "-" if cpu is None else f"{cpu:.0f}%",
             "-" if pids is None else str(pids),

@@ -73,6 +73,7 @@ class View:
                 "viewers": numbers.viewers,
                 "input_bytes": numbers.input_bytes,
                 "output_bytes": numbers.output_bytes,
+                "commands": numbers.commands,
                 "scrollback_bytes": session.scrollback.end - session.scrollback.start,
                 "usage": _usage(self.monitor.watched.get(session.id)),
                 "container": session.facts.container or None,

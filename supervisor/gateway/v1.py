@@ -90,7 +90,7 @@ class V1Speaker:
             notice=self._house.notice,
             idle_timeout=settings.idle_timeout,
             max_duration=settings.max_duration,
-            ends_in=session.duration_clock.deadline - trio.current_time(),
+            ends_in=session.deadlines.duration.deadline - trio.current_time(),
         )
         return attachment, _opening_frames(hello, history)
 

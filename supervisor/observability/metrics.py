@@ -75,6 +75,11 @@ engine_call_errors: Final = Counter(
     ["call", "outcome"],
     registry=REGISTRY,
 )
+keys_held: Final = Counter(
+    f"{PREFIX}keys_held",
+    "Times that a session's keys began to wait because it had started too many commands; once a minute for each.",
+    registry=REGISTRY,
+)
 resource_violations: Final = Counter(
     f"{PREFIX}resource_violations",
     "Intervals in which a session hit a limit, by limit.",

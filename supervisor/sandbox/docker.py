@@ -30,6 +30,7 @@ from supervisor.reaping.reconciler import Reconciler
 from supervisor.sandbox.attach import attach_gate
 from supervisor.sandbox.budget import Budget, SessionsGroup
 from supervisor.sandbox.containers import HardenedContainer, HardenedContainers, program
+from supervisor.sandbox.counting import why_uncounted
 from supervisor.sandbox.handing import AdoptedSandbox, HandedSandbox
 from supervisor.sandbox.image import PROGRAMS
 from supervisor.sandbox.inside import Judged, judged
@@ -197,12 +198,17 @@ class DockerProvider:
             yield terminal
 
     def complete(self, request: LeaseRequest) -> LeaseRequest:
-        """Return `request` with what it leaves open: the command, and variables that every program needs."""
+        """Return `request` with what it leaves open: the command, variables that every program needs, and
+        whether anybody can hear of commands."""
         image = self.containers.policy.image
         user = user_name(image)
+        command = request.command or self._command
+        counted = not why_uncounted(self.name, self.containers.site.transport, command)
+        request.facts.counted = counted
         return attrs.evolve(
             request,
-            command=request.command or self._command,
+            command=command,
+            note_commands=request.note_commands if counted else None,
             environment={
                 "PATH": image.path,
                 "HOME": image.home,

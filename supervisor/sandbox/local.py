@@ -28,6 +28,7 @@ import trio
 from supervisor.errors import ConfigurationError, SandboxError
 from supervisor.measures import NO_SECURITY, SecurityStatus
 from supervisor.reaping.estate import Estate
+from supervisor.sandbox.counting import warn_if_uncounted
 from supervisor.sandbox.handing import AdoptedSandbox, HandedSandbox
 from supervisor.sandbox.image import DEFAULT_PATH
 from supervisor.sandbox.leaving import SandboxTerminal, claimed
@@ -108,6 +109,7 @@ class LocalProvider:
         request = attrs.evolve(
             request,
             command=request.command or self._command,
+            note_commands=None,  # see `counting`
             environment={
                 "PATH": DEFAULT_PATH,
                 "HOME": self._user.directory,
@@ -224,4 +226,5 @@ async def open_local_provider(settings: Settings, estate: Estate) -> AsyncGenera
         raise ConfigurationError(
             f"HOST={settings.host}: SANDBOX_PROVIDER=local has no isolation and listens on loopback only"
         )
+    warn_if_uncounted(settings, settings.command)
     yield LocalProvider(settings, estate)

@@ -29,6 +29,7 @@ from supervisor.reaping.reconciler import Reconciler
 from supervisor.sandbox.apparmor import GATE_PROFILE, make_session_profile, not_enforced
 from supervisor.sandbox.budget import SessionsGroup, sessions_group
 from supervisor.sandbox.containers import HardenedContainers, Site
+from supervisor.sandbox.counting import warn_if_uncounted
 from supervisor.sandbox.denials import report_denials
 from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.egress import egress_plan, missing_egress, prove_egress, report_events
@@ -324,7 +325,9 @@ async def _verified(
         session_profile=session_profile,
     )
     containers = HardenedContainers(site, policy, pending)
-    provider = DockerProvider(containers, settings.command or image.command, nursery, estate, network)
+    command = settings.command or image.command
+    warn_if_uncounted(settings, command)
+    provider = DockerProvider(containers, command, nursery, estate, network)
     provider.group = group
     return provider
 

@@ -2,9 +2,12 @@
 
 A key goes straight through. What the terminal does not take at once, or what exceeds the rate, waits here,
 and a task types it, which is there only while something waits. Bounded: beyond a burst, whoever types waits,
-too. It belongs to the session, not to one terminal's plug, so nothing is lost when that is pulled.
+too. It belongs to the session, not to one terminal's plug, so nothing is lost when that is pulled. It can be
+held for a while: then what is typed waits, but for Ctrl-C, which is typed at once and makes forget what waits
+before it, as a terminal does (termios(3), NOFLSH).
 """
 
+import math
 from collections.abc import Callable
 from typing import Final
 
@@ -15,6 +18,7 @@ from supervisor.session.limiter import TokenBucket
 
 PIECE: Final = 4096
 """Bytes typed at once: what a PTY takes without waiting."""
+INTERRUPT: Final = b"\x03"
 
 
 class Keyboard:
@@ -28,6 +32,7 @@ class Keyboard:
         waiting: what has not been typed.
         typed: bytes that the terminal has taken.
         typed_at: when the input was taken whose echo is still to come; 0.0 when none is.
+        held_until: when what waits may be typed.
     """
 
     def __init__(self, rate: int, burst: int) -> None:
@@ -35,9 +40,12 @@ class Keyboard:
         self.waiting = bytearray()
         self.typed = 0
         self.typed_at = 0.0
+        self.held_until = -math.inf
         self._limiter = TokenBucket(rate, burst, trio.current_time())
         self._plugged: tuple[Terminal, trio.Nursery] | None = None
         self._pumping = False
+        self._interrupted = False
+        self._arrived = trio.lowlevel.ParkingLot()
         self._taken = trio.lowlevel.ParkingLot()
 
     @property
@@ -67,7 +75,8 @@ class Keyboard:
     def put(self, data: bytes) -> None:
         """Type `data`, or queue it behind what waits."""
         now = trio.current_time()
-        if self._plugged and not self.waiting and self._limiter.spare(now) >= len(data):
+        may_pass = not self.waiting and now >= self.held_until and self._limiter.spare(now) >= len(data)
+        if self._plugged and may_pass:
             try:
                 count = self._plugged[0].send_now(data)
             except trio.BrokenResourceError:
@@ -77,6 +86,8 @@ class Keyboard:
             data = data[count:]
         if data:
             self.waiting += data
+            self._interrupted |= INTERRUPT in data
+            self._arrived.unpark()
             self._start_pump()
 
     def _note_taken(self, count: int) -> None:
@@ -93,18 +104,26 @@ class Keyboard:
         """Type until nothing waits. Cancelled, it has lost nothing."""
         try:
             while self.waiting:
-                piece = bytes(self.waiting[:PIECE])
-                if delay := self._limiter.charge(len(piece), trio.current_time()):
-                    await trio.sleep(delay)
-                sent = 0
-                while sent < len(piece):
-                    count = await terminal.send_some(piece[sent:])
-                    del self.waiting[:count]
-                    sent += count
-                    self._note_taken(count)
+                count = await terminal.send_some(await self._next_piece())
+                del self.waiting[:count]
+                self._note_taken(count)
                 self._taken.unpark_all()
+                if delay := self._limiter.charge(count, trio.current_time()):
+                    await trio.sleep(delay)
         except trio.BrokenResourceError:
             self.waiting.clear()  # the command has gone: that is for others to notice
         finally:
             self._pumping = False
             self._taken.unpark_all()
+
+    async def _next_piece(self) -> bytes:
+        """Wait until something may be typed, and return it; it still stands at the front of `waiting`."""
+        while trio.current_time() < self.held_until:
+            if self._interrupted:
+                if (at := self.waiting.rfind(INTERRUPT)) >= 0:
+                    del self.waiting[:at]
+                    return INTERRUPT
+                self._interrupted = False
+            with trio.move_on_at(self.held_until):
+                await self._arrived.park()
+        return bytes(self.waiting[:PIECE])

@@ -20,6 +20,16 @@ class TokenBucket:
     def __repr__(self) -> str:
         return f"<TokenBucket {self._tokens:.0f} of {self.burst:g}, {self.rate:g}/s>"
 
+    @property
+    def even_at(self) -> float:
+        """When its balance is, was, or will be zero: with rate and burst, that says all of its state."""
+        return self._at - self._tokens / self.rate
+
+    def go_on(self, even_at: float, now: float) -> None:
+        """Take the state of another one, whose balance is zero at `even_at`."""
+        self._at = now
+        self._tokens = min(self.burst, (now - even_at) * self.rate)
+
     def charge(self, amount: float, now: float) -> float:
         """Take `amount` units at time `now`; return the seconds to wait before going on (0 when there was
         enough)."""

@@ -91,6 +91,7 @@ class Records:
             "seconds": round(numbers.age, 3),
             "output_bytes": numbers.output_bytes,
             "input_bytes": numbers.input_bytes,
+            "commands": numbers.commands,
             "peak_memory": session.facts.peak_memory,
         }
 

@@ -56,7 +56,7 @@ class SessionRegistry:
     Attributes:
         watchers: told of each session, in order.
         alarms: for the sessions' clocks, and whoever does not outlive them.
-        past_output_bytes, past_input_bytes: of sessions that have gone.
+        past_output_bytes, past_input_bytes, past_commands: of sessions that have gone.
     """
 
     def __init__(self, settings: Settings, provider: SandboxProvider, nursery: trio.Nursery) -> None:
@@ -68,6 +68,7 @@ class SessionRegistry:
         self.alarms = Alarms(nursery)
         self.past_output_bytes = 0
         self.past_input_bytes = 0
+        self.past_commands = 0
         self.watchers: list[SessionWatcher] = []
 
     def __len__(self) -> int:
@@ -131,6 +132,7 @@ class SessionRegistry:
         del self._sessions[session.id]
         self.past_output_bytes += session.scrollback.end
         self.past_input_bytes += session.input_bytes
+        self.past_commands += session.statistics().commands or 0
         for watcher in self.watchers:
             watcher.session_removed(session)
 

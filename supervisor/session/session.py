@@ -9,7 +9,6 @@ Pacing: the program is held back by the *fastest* viewer, so that a slow one del
 watches, it runs freely into the scrollback.
 """
 
-import math
 import secrets
 from collections.abc import Callable
 from typing import cast
@@ -17,26 +16,21 @@ from typing import cast
 import attrs
 import trio
 
-from supervisor.alarms import Alarm, Alarms
+from supervisor.alarms import Alarms
 from supervisor.errors import SandboxError, SessionRefusedError
 from supervisor.observability import metrics
+from supervisor.observability.audit import audit_limited
 from supervisor.observability.log import get_logger
 from supervisor.observability.redaction import session_digest
 from supervisor.protocol.closing import EndReason, reason_for
-from supervisor.protocol.v1 import Role, TimeoutKind
+from supervisor.protocol.v1 import Role
 from supervisor.sandbox.terminal import ExitStatus, LeaseRequest, SandboxFacts, SandboxProvider, Terminal
-from supervisor.session.attachment import (
-    Attachment,
-    Attendance,
-    Ended,
-    Event,
-    Notice,
-    TimeoutWarning,
-    TimeoutWarningCleared,
-)
-from supervisor.session.clocks import Countdown
+from supervisor.session.attachment import Attachment, Ended, Notice
+from supervisor.session.audience import Audience
+from supervisor.session.deadlines import Deadlines
 from supervisor.session.keyboard import Keyboard
 from supervisor.session.limiter import TokenBucket
+from supervisor.session.pace import CommandPace
 from supervisor.session.scrollback import Scrollback
 from supervisor.session.snapshot import SessionSnapshot, from_monotonic, to_monotonic
 from supervisor.session.state import SessionState
@@ -47,7 +41,6 @@ from supervisor.settings import Settings
 log = get_logger(__name__)
 
 READ_SIZE = 64 * 1024  # bytes taken from the terminal at once
-FIRST_VIEWER_GRACE = 10.0  # seconds for the viewer that asked for the session to attach
 LATE_ECHO = 1.0  # seconds after which output is no answer to a key any more
 LIFETIME_MARGIN = (
     60.0  # seconds that a sandbox's own deadline lies behind ours, so that it only counts when we hang
@@ -56,7 +49,7 @@ LIFETIME_MARGIN = (
 
 @attrs.frozen
 class SessionStatistics:
-    """A snapshot for logs and metrics: ages in seconds, sizes in bytes."""
+    """A snapshot for logs and metrics: ages in seconds, sizes in bytes; None commands where nobody counts."""
 
     state: SessionState
     age: float
@@ -65,6 +58,7 @@ class SessionStatistics:
     viewers: int
     output_bytes: int
     input_bytes: int
+    commands: int | None
 
 
 class Session:
@@ -79,6 +73,7 @@ class Session:
         visitor: whose it is.
         was_ready: whether its user ever had a terminal.
         messages: at what rate its viewers may send messages.
+        deadlines: what ends it by itself.
     """
 
     def __init__(
@@ -98,23 +93,22 @@ class Session:
         self.ended: Ended | None = None
         self.terminal: Terminal | None = None
         self._keyboard = Keyboard(settings.input_rate, settings.input_burst)
+        self._pace = CommandPace(settings.command_rate, self._keyboard, self._keys_wait)
         self._request = attrs.evolve(
             request,
             session_id=self.id,
+            note_commands=self._pace.note,
             lifetime=settings.max_duration + settings.hangup_grace + LIFETIME_MARGIN,
             hangup_grace=settings.hangup_grace,
         )
         self._window = Window(request.cols, request.rows, applied=True)
-        self._attachments: set[Attachment] = set()
+        self._audience = Audience()
         self._room = trio.lowlevel.ParkingLot()
         self._scope = trio.CancelScope()
         self._born = trio.current_time()
         self._last_key = self._born
         self.messages = TokenBucket(settings.message_rate, settings.message_burst, self._born)
-        self.idle_clock = Countdown(settings.idle_timeout, settings.timeout_warning, self._born)
-        self.duration_clock = Countdown(settings.max_duration, settings.timeout_warning, self._born)
-        self._abandoned_at = self._born + max(settings.resume_grace, FIRST_VIEWER_GRACE)
-        self._alarm: Alarm | None = None
+        self.deadlines = Deadlines(settings, self._audience.tell)
         self._pumps = trio.CancelScope()
         self._frozen = False
         self._pumps_stopped = trio.Event()
@@ -122,9 +116,7 @@ class Session:
         self._parting = False
 
     def __repr__(self) -> str:
-        return (
-            f"<Session {self.label} {self.state.name} {self.scrollback!r} {len(self._attachments)} attached>"
-        )
+        return f"<Session {self.label} {self.state.name} {self.scrollback!r} {len(self._audience)} attached>"
 
     @property
     def label(self) -> str:
@@ -139,7 +131,7 @@ class Session:
     def statistics(self) -> SessionStatistics:
         """Return a snapshot of what it is doing."""
         now = trio.current_time()
-        attendance = self._attendance()
+        attendance = self._audience.attendance
         return SessionStatistics(
             state=self.state,
             age=now - self._born,
@@ -148,6 +140,7 @@ class Session:
             viewers=attendance.viewers,
             output_bytes=self.scrollback.end,
             input_bytes=self.input_bytes,
+            commands=self._pace.started if self.facts.counted else None,
         )
 
     # ------------------------------------------------------------------ its life
@@ -199,8 +192,7 @@ class Session:
     def _set_ended(self, ended: Ended) -> None:
         if self.ended is None:
             self.ended = ended
-            for attachment in self._attachments:
-                attachment.end(ended)
+            self._audience.end(ended)
             self._keyboard.take_notice()
 
     def _advance(self, state: SessionState) -> None:
@@ -221,17 +213,17 @@ class Session:
         status: ExitStatus | None = None
         async with trio.open_nursery() as nursery:
             self._pumps = nursery.cancel_scope
-            self._alarm = alarms.new(self._look_at_clocks)
             try:
                 self._keyboard.plug(terminal, nursery)
                 self._window.plug(terminal, nursery)
-                self._set_alarm()
+                self.deadlines.start(alarms, self.end)
+                nursery.start_soon(terminal.listen)
                 await self._pump_output(terminal)
                 status = await terminal.wait_closed()
             finally:
                 self._keyboard.unplug()
                 self._window.unplug()
-                self._alarm.stop()
+                self.deadlines.stop()
             nursery.cancel_scope.cancel()
         return status
 
@@ -243,8 +235,7 @@ class Session:
         """
         self._parting = True
         self._keyboard.take_notice()
-        for attachment in self._attachments:
-            attachment.end(Ended(EndReason.HANDOVER))
+        self._audience.end(Ended(EndReason.HANDOVER))
 
     async def freeze(self) -> bool:
         """Stop reading, typing and counting time, until `thaw`; return whether there is something that
@@ -271,8 +262,8 @@ class Session:
             rows=self._window.size[1],
             born=to_monotonic(self._born),
             last_key=to_monotonic(self._last_key),
-            idle_deadline=to_monotonic(self.idle_clock.deadline),
-            duration_deadline=to_monotonic(self.duration_clock.deadline),
+            idle_deadline=to_monotonic(self.deadlines.idle.deadline),
+            duration_deadline=to_monotonic(self.deadlines.duration.deadline),
             input=bytes(self._keyboard.waiting),
             input_bytes=self.input_bytes,
             output_start=scrollback.start,
@@ -280,6 +271,8 @@ class Session:
             standing=self.visitor.standing,
             address_key=self.visitor.key,
             profile=self.visitor.profile,
+            commands=self._pace.started if self.facts.counted else None,
+            commands_even_at=None if self._pace.even_at is None else to_monotonic(self._pace.even_at),
         )
 
     @classmethod
@@ -295,10 +288,13 @@ class Session:
         session._request = attrs.evolve(session._request, session_id=snapshot.id)
         session._born = from_monotonic(snapshot.born)
         session._last_key = from_monotonic(snapshot.last_key)
-        session.idle_clock.deadline = from_monotonic(snapshot.idle_deadline)
-        session.duration_clock.deadline = from_monotonic(snapshot.duration_deadline)
+        session.deadlines.idle.deadline = from_monotonic(snapshot.idle_deadline)
+        session.deadlines.duration.deadline = from_monotonic(snapshot.duration_deadline)
         session._keyboard.put(snapshot.input)
         session._keyboard.typed = snapshot.input_bytes
+        session.facts.counted = snapshot.commands is not None
+        even_at = snapshot.commands_even_at
+        session._pace.go_on(snapshot.commands or 0, None if even_at is None else from_monotonic(even_at))
         session.scrollback = Scrollback(settings.scrollback, snapshot.output_start)
         session.scrollback.append(snapshot.output)
         # The size may have been asked for and not been set.
@@ -323,19 +319,14 @@ class Session:
                 self._keyboard.typed_at = 0.0
                 if echoed < LATE_ECHO:
                     metrics.echo.observe(echoed)
-            for attachment in self._attachments:
-                attachment.wake()
+            self._audience.wake()
             if shaper and (delay := shaper.charge(len(data), trio.current_time())):
                 await trio.sleep(delay)
 
     def _all_viewers_lag(self) -> bool:
         # While the input is full nobody is heard, so acknowledgements cannot come either, and a program that
         # echoes what it is sent would wait for ever.
-        return (
-            bool(self._attachments)
-            and not self.input_is_full
-            and all(attachment.is_behind for attachment in self._attachments)
-        )
+        return self._audience.lags and not self.input_is_full
 
     def room_may_have_come(self) -> None:
         """Let the output pump look again whether it may go on."""
@@ -348,46 +339,31 @@ class Session:
         attachment = Attachment(self, offset, window, role, acknowledges)
         if self.ended is not None:
             attachment.end(self.ended)
-        self._attachments.add(attachment)
+        self._audience.add(attachment)
         self._attendance_has_changed()
-        for kind, clock in self._clocks().items():
-            if clock.warned:
-                attachment.tell(TimeoutWarning(kind, clock.deadline - trio.current_time()))
+        for warning in self.deadlines.warnings():
+            attachment.tell(warning)
         return attachment
 
     def detach(self, attachment: Attachment) -> None:
         """Remove a viewer; no effect when it is gone already."""
-        if attachment in self._attachments:
-            self._attachments.remove(attachment)
+        if self._audience.remove(attachment):
             self._attendance_has_changed()
             self.room_may_have_come()
 
     def replace(self, wanted: Callable[[Attachment], bool]) -> None:
         """Let those viewers go for which `wanted` is true: their user has moved on to a newer connection."""
-        for attachment in list(self._attachments):
-            if wanted(attachment):
-                attachment.end(Ended(EndReason.REPLACED))
-                self.detach(attachment)
-
-    def _attendance(self) -> Attendance:
-        writers = sum(1 for attachment in self._attachments if attachment.role == "writer")
-        return Attendance(writers, len(self._attachments) - writers)
+        for attachment in self._audience.matching(wanted):
+            attachment.end(Ended(EndReason.REPLACED))
+            self.detach(attachment)
 
     def _attendance_has_changed(self) -> None:
-        if self._attachments:
-            self._abandoned_at = math.inf
-        else:
-            self._abandoned_at = trio.current_time() + self.settings.resume_grace
-            self._set_alarm()
-        self._tell(self._attendance())
+        self.deadlines.set_watched(len(self._audience) > 0)
+        self._audience.tell(self._audience.attendance)
 
     def tell_notice(self, text: str) -> None:
         """Tell everybody in the session a sentence about it."""
-        self._tell(Notice(text))
-
-    def _tell(self, event: Event) -> None:
-        for attachment in self._attachments:
-            attachment.tell(event)
+        self._audience.tell(Notice(text))
 
     # ------------------------------------------------------------------ input and window
 
@@ -410,11 +386,20 @@ class Session:
         """
         if is_activity:
             self._last_key = trio.current_time()
-            if self.idle_clock.restart(self._last_key):
-                self._tell(TimeoutWarningCleared("idle"))
+            self.deadlines.key_pressed()
         await self._keyboard.wait_room(self._still_listens)
         if self.ended is None:
             self._keyboard.put(data)
+
+    def _keys_wait(self) -> None:
+        metrics.keys_held.inc()
+        audit_limited(
+            "limit hit: commands", "warning", self.label, trio.current_time(), session=self.label
+        )
+        self.tell_notice(
+            f"This session may start {self.settings.command_rate} commands a minute, and has started more: what is "
+            "typed waits. Ctrl-C makes it forgotten."
+        )
 
     def _still_listens(self) -> bool:
         self.room_may_have_come()  # the output pump waits for acknowledgements, which cannot come now
@@ -428,31 +413,6 @@ class Session:
         """Have a program that fills the screen draw it again, for a client whose screen is not what the
         program thinks."""
         self._window.redraw()
-
-    # ------------------------------------------------------------------ clocks
-
-    def _clocks(self) -> dict[TimeoutKind, Countdown]:
-        return {"idle": self.idle_clock, "maxDuration": self.duration_clock}
-
-    def _set_alarm(self) -> None:
-        """Have the clocks looked at when the first of them is due; what postpones one need not say so."""
-        if self._alarm is not None:
-            self._alarm.set(min(self._abandoned_at, self.idle_clock.due, self.duration_clock.due))
-
-    def _look_at_clocks(self) -> None:
-        now = trio.current_time()
-        if now >= self._abandoned_at:
-            self.end(EndReason.ABANDONED)
-        for kind, clock in self._clocks().items():
-            match clock.check(now):
-                case "over":
-                    self.end(EndReason.IDLE if kind == "idle" else EndReason.MAX_DURATION)
-                case "warn":
-                    self._tell(TimeoutWarning(kind, clock.deadline - now))
-                case None:
-                    pass
-        if self.ended is None:
-            self._set_alarm()
 
 
 def _is_sandbox_fault(error: Exception) -> bool:

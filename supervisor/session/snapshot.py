@@ -25,6 +25,10 @@ class SessionSnapshot:
         output_start: absolute offset of the first byte of `output`.
         output: the scrollback.
         standing, address_key, profile: of its visitor (`supervisor.session.visitor`).
+        commands: how many its shell has started; None where nobody counts.
+        commands_even_at: when what was started too much is made up for; None where there is no limit.
+
+    What came later has a default, which is what holds for the sessions of a process that does not know of it.
     """
 
     id: str
@@ -42,6 +46,8 @@ class SessionSnapshot:
     standing: Standing = "local"
     address_key: bytes = b""
     profile: str = ""
+    commands: int | None = None
+    commands_even_at: float | None = None
 
 
 def to_monotonic(when: float) -> float:

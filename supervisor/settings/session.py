@@ -71,3 +71,10 @@ class SessionSettings:
         "Output of a session, bytes per second: a faster program waits; 0: as fast as its viewers.",
         Between(0, 1 << 40),
     )
+    command_rate: int = setting(
+        "MAX_COMMANDS_PER_MINUTE",
+        0,
+        int,
+        "Commands that a session's restricted shell may start per minute: then its keys wait; 0: no limit.",
+        Between(0, 1_000_000),
+    )

@@ -28,6 +28,7 @@ class MemoryTerminal:
         self.capacity = capacity
         self.reads_input = True
         self._output = bytearray()
+        self._started = 0
         self._changed = trio.lowlevel.ParkingLot()
         self._status: ExitStatus | None = None
         self._broken = False
@@ -47,6 +48,12 @@ class MemoryTerminal:
             self._output += data[position : position + self.capacity]
             self._changed.unpark_all()
         await trio.lowlevel.checkpoint()
+
+    def start_commands(self, count: int = 1) -> None:
+        """Say that so many commands have been started, as a shell does that is counted."""
+        self.request.facts.counted = True
+        self._started += count
+        self._changed.unpark_all()
 
     def exit(self, code: int | None = 0, signal: int | None = None) -> None:
         """End the command."""
@@ -100,7 +107,11 @@ class MemoryTerminal:
         self.sizes.append((cols, rows))
 
     async def listen(self) -> None:  # noqa: D102
-        await trio.sleep_forever()
+        while True:
+            if self._started and self.request.note_commands:
+                self.request.note_commands(self._started)
+                self._started = 0
+            await self._changed.park()
 
     async def wait_closed(self) -> ExitStatus:  # noqa: D102
         while self._status is None:

@@ -31,6 +31,8 @@ class Visitor:
         hello: the server's first message.
         offset: bytes of live output seen, resumed ones included.
         errors: messages of type `error`.
+        notices: sentences about the session.
+        exited: status of the command, once it has ended by itself.
         text: all output so far.
     """
 
@@ -38,6 +40,8 @@ class Visitor:
         self._websocket = websocket
         self.hello: dict[str, Any] = {}
         self.errors: list[dict[str, Any]] = []
+        self.notices: list[str] = []
+        self.exited: int | None = None
         self.text = bytearray()
         self.offset = 0
         self._replay = 0
@@ -82,6 +86,10 @@ class Visitor:
                 self.offset = control["to"]
             elif control["type"] == "error":
                 self.errors.append(control)
+            elif control["type"] == "notice":
+                self.notices.append(control["message"])
+            elif control["type"] == "exit":
+                self.exited = control["code"]
 
     async def _count(self, size: int) -> None:
         replayed = min(size, self._replay)

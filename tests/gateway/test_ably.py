@@ -287,7 +287,7 @@ async def test_a_warning_in_the_middle_of_a_code_point(autojump_clock: Clock) ->
     async with stage(settings(max_duration=100)) as s:
         connected = await start(s)
         s.nursery.start_soon(run, connected)
-        await trio.sleep_until(s.session.duration_clock.deadline - 50.01)
+        await trio.sleep_until(s.session.deadlines.duration.deadline - 50.01)
         await s.terminal.print("€".encode()[:1])
         await trio.sleep(0.05)
         await s.terminal.print("€".encode()[1:])

@@ -88,6 +88,8 @@ class Faithful:
         hello: of its newest connection.
         returns: how often it came back.
         lost: whether it got another session than it had.
+        notices: sentences about the session.
+        exited: status of the command, once it has ended by itself.
     """
 
     def __init__(self, url: str, **credentials: Any) -> None:
@@ -97,6 +99,8 @@ class Faithful:
         self.hello: dict[str, Any] = {}
         self.returns = 0
         self.lost = False
+        self.notices: list[str] = []
+        self.exited: int | None = None
         self.over: SessionOverError | None = None
         self._session_id: str | None = None
         self._offset = 0
@@ -112,11 +116,16 @@ class Faithful:
                     offset=self._offset or None,
                     credentials=self._credentials,
                 ) as self._visitor:
+                    self._visitor.notices = self.notices
                     await self._read(self._visitor, task_status)
             except SessionOverError as over:
+                if self._visitor is not None:
+                    self.exited = self._visitor.exited
                 self._visitor = None
                 if over.code in {HANDOVER_CODE, ABNORMAL_CODE, None}:
                     await trio.sleep(0.02)
+                elif self._session_id is None:
+                    raise  # it never had one, and the reason is what matters
                 else:
                     self.over = over
                 self.returns += over.code is not None

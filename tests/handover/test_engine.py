@@ -109,6 +109,51 @@ async def test_whoever_dies_nothing_is_left_and_nobody_is_missing(
         nursery.cancel_scope.cancel()
 
 
+LIMIT = 6  # commands a minute: one more than there may be is waited for for 10 s
+
+
+@pytest.mark.engine
+async def test_commands_are_counted_and_keys_wait_across_a_hand_over(
+    tmp_path: Path, docker_host: str, workbench_image: str
+) -> None:
+    """From the shell to the user, in two processes, and the end is what it would be without."""
+    settings = {
+        "SESSION_COMMAND": "restricted-shell --allow printf",
+        "MAX_COMMANDS_PER_MINUTE": str(LIMIT),
+    }
+    async with first(tmp_path, docker_host, **settings) as one, trio.open_nursery() as nursery:
+        visitor = Faithful(one.url)
+        await nursery.start(visitor.run)
+        await visitor.wait_for(b"ably> ")
+        started = 0
+        while not visitor.notices:  # on a slow host more may be started until there are too many
+            started += 1
+            await visitor.type(f"printf %s- sta rt {started}\r".encode())
+            await visitor.wait_for(f"sta-rt-{started}-".encode())
+            await trio.sleep(0.2)  # a count is told of within half of that
+        assert started > LIMIT
+        assert "may start 6 commands a minute" in visitor.notices[0]
+        assert one.log_has("limit hit: commands")
+        await visitor.type(b"printf %s- not this\r")
+        await visitor.type(b"\x03printf %s- mo re\r")
+        await visitor.wait_for(b"^C")
+        assert b"mo-re" not in visitor.text
+        takeover = ("--port", str(one.port), "--takeover")
+        async with serving(tmp_path, docker_host, *takeover, **settings) as other:
+            await other.wait_open()
+            assert await one.ended() == 0
+            await visitor.type(b"exit 7\r")
+            await until(lambda: visitor.over is not None, 60)
+            assert visitor.exited == 7
+            assert b"mo-re" in visitor.text
+            assert b"not-this" not in visitor.text
+            await until(lambda: other.log_has("session ended"))
+            assert other.log_has(f'"commands": ?{started + 1}[,}}]')
+            other.process.send_signal(signal.SIGTERM)
+            assert await other.ended() == 0
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.engine
 async def test_attached_sessions_are_not_handed_over(
     tmp_path: Path, docker_host: str, workbench_image: str

@@ -132,8 +132,8 @@ async def test_no_hand_over_makes_a_session_live_longer() -> None:
     assert snapshot.duration_deadline == pytest.approx(time.monotonic() + 600, abs=20)
     longer = attrs.evolve(SETTINGS, max_duration=6000.0, idle_timeout=6000.0)
     restored = Session.restore(attrs.evolve(snapshot, duration_deadline=time.monotonic() + 5), longer)
-    assert restored.duration_clock.deadline == pytest.approx(trio.current_time() + 5, abs=2)
-    assert restored.idle_clock.deadline == pytest.approx(trio.current_time() + 300, abs=20)
+    assert restored.deadlines.duration.deadline == pytest.approx(trio.current_time() + 5, abs=2)
+    assert restored.deadlines.idle.deadline == pytest.approx(trio.current_time() + 300, abs=20)
 
 
 async def test_a_session_that_is_over_is_not_handed_over(autojump_clock: trio.abc.Clock) -> None:
