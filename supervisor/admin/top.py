@@ -46,16 +46,19 @@ async def print_sessions(settings: Settings, *, as_json: bool) -> None:
 
 
 def session_table(sessions: list[dict[str, Any]], selected: int = -1) -> Table:
-    """Return the sessions as a table; `selected` is the row that is marked."""
+    """Return the sessions as a table; `selected` is the row that is marked. Commands have a column where
+    somebody counts them: a screen is narrow.
+    """
+    counted = any(each["commands"] is not None for each in sessions)
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
     for name in ("id", "state", "container"):
         table.add_column(name, no_wrap=True)
-    for name in ("age", "idle", "viewers", "in", "out", "cmds", "memory", "cpu", "pids"):
+    for name in ("age", "idle", "viewers", "in", "out", *["cmds"] * counted, "memory", "cpu", "pids"):
         table.add_column(name, justify="right", no_wrap=True)
     for row, each in enumerate(sessions):
         usage: dict[str, Any] = each.get("usage") or {}
         memory, cpu, pids = usage.get("memory_bytes"), usage.get("cpu_percent"), usage.get("pids")
-        commands = each["commands"]
+        commands = "-" if each["commands"] is None else str(each["commands"])
         table.add_row(
             each["id"],
             each["state"],
@@ -65,7 +68,7 @@ def session_table(sessions: list[dict[str, Any]], selected: int = -1) -> Table:
             str(each["writers"] + each["viewers"]),
             size(each["input_bytes"]),
             size(each["output_bytes"]),
-            "-" if commands is None else str(commands),
+            *[commands] * counted,
             "-" if memory is None else size(memory),
             "-" if cpu is None else f"{cpu:.0f}%",
             "-" if pids is None else str(pids),

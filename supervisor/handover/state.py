@@ -3,7 +3,8 @@ memory.
 
 A number in place of a descriptor says which of those that were sent it is. `VERSION` changes with the meaning
 of anything here, in `Estate.describe`, or in the order of messages; processes of different versions do not
-talk further.
+talk further. A value that is added with a default does not change it: whoever takes over understands those
+who do not say it, and refuses what it does not know itself, so that the other one goes on.
 """
 
 import json

@@ -77,7 +77,7 @@ engine_call_errors: Final = Counter(
 )
 keys_held: Final = Counter(
     f"{PREFIX}keys_held",
-    "Times that a session's keys began to wait because it had started too many commands; once a minute for each.",
+    "Times that a session's keys began to wait for its commands, once a minute at most for each session.",
     registry=REGISTRY,
 )
 resource_violations: Final = Counter(

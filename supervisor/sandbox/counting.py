@@ -32,7 +32,7 @@ def why_uncounted(provider: str, transport: str, command: tuple[str, ...]) -> st
 
 
 def warn_if_uncounted(settings: Settings, command: tuple[str, ...]) -> None:
-    """Tell operators of a limit that cannot hold, for sessions that run `command` unless they say otherwise."""
+    """Tell operators of a limit that cannot hold for sessions that run `command`."""
     why = why_uncounted(settings.provider, settings.transport, command)
     if settings.command_rate and why:
         _log.warning("MAX_COMMANDS_PER_MINUTE has no effect: commands are not counted", why=why)

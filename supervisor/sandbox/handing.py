@@ -87,8 +87,8 @@ class AdoptedSandbox:
 
     @asynccontextmanager
     async def lease(self, request: LeaseRequest) -> AsyncGenerator[Terminal]:
-        """See `SandboxProvider`. The command runs already; of the request only the grace counts, and who hears of
-        commands. A gate that was never asked to tell of them does not."""
+        """See `SandboxProvider`. The command runs already; of the request only the grace counts, and who
+        hears of commands. A gate that was never asked to tell of them does not."""
         request.facts.container = self._handed.name
         self.terminal.note_commands = request.note_commands
         async with self._held:

@@ -1,10 +1,10 @@
 """The supervisor's end of a lifeline: a gate that is ready (`Lifeline`), and the terminal that it becomes.
 
 A `Lifeline` holds two descriptors: the socket, whose closing ends the container, and the PTY's master, which
-carries the terminal's bytes. The terminal reads output from the PTY, and from the socket how many commands were
-started and the exit status. There is no background task: the gate reports the exit after it has killed and
-reaped every process in the container, so the PTY's end and the status each come by themselves, to whoever waits
-for them.
+carries the terminal's bytes. The terminal reads output from the PTY, and from the socket how many commands
+were started and the exit status. There is no background task: the gate reports the exit after it has killed
+and reaped every process in the container, so the PTY's end and the status each come by themselves, to whoever
+waits for them.
 """
 
 import array
@@ -364,8 +364,8 @@ class LifelineTerminal:
         return self._status
 
     async def listen(self) -> None:
-        """See `Terminal`. A gate that breaks the protocol, or has gone, is `wait_closed`'s to tell of; the first
-        one is ended at once."""
+        """See `Terminal`. A gate that breaks the protocol is ended at once; to tell of it, or of one that has
+        gone, is `wait_closed`'s."""
         while not self._is_over:
             await self._hear()
         await trio.sleep_forever()

@@ -59,7 +59,8 @@ class LeaseRequest:
         hangup_grace: seconds between a hang-up and the end of whoever ignores it.
         profile: name of the operator's profile; empty for the ordinary settings.
         note_commands: called, while somebody listens, with how many commands the session's shell has started
-            since the last call. By the session's own word: it may be too few, and too many. None: nobody asks.
+            since the last call. By the session's own word: too few, or too many, are possible. None: nobody
+            asks.
         facts: filled in by the provider; the asker keeps it.
     """
 
@@ -109,8 +110,8 @@ class Terminal(Protocol):
         ...
 
     async def listen(self) -> None:
-        """Have the request's `note_commands` called, until cancelled, which loses nothing. Where no shell says
-        what it starts, nothing happens."""
+        """Have the request's `note_commands` called, until cancelled, which loses nothing. Where no shell
+        says what it starts, nothing happens."""
         ...
 
     async def wait_closed(self) -> ExitStatus:

@@ -1,7 +1,7 @@
 """How many commands a session's shell starts, and what becomes of one that starts too many: its keys wait.
 
-The count is the session's own word (docs/gate.md), and whoever gets past the shell can make it what he likes.
-It is only ever held against the session that says it, and nothing is refused or ended for it: beyond the rate,
+The count is the session's own word (docs/gate.md): whoever gets past the shell can make it what he likes. It
+is only ever held against the session that says it, and nothing is refused or ended for it. Beyond the rate
 keys wait until it is met again. What the terminal had taken by then still runs, counts, and is waited for.
 """
 

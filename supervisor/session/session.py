@@ -217,7 +217,8 @@ class Session:
                 self._keyboard.plug(terminal, nursery)
                 self._window.plug(terminal, nursery)
                 self.deadlines.start(alarms, self.end)
-                nursery.start_soon(terminal.listen)
+                if self.facts.counted:  # else there is nothing to hear, and a task takes 5 KB
+                    nursery.start_soon(terminal.listen)
                 await self._pump_output(terminal)
                 status = await terminal.wait_closed()
             finally:
@@ -393,12 +394,10 @@ class Session:
 
     def _keys_wait(self) -> None:
         metrics.keys_held.inc()
-        audit_limited(
-            "limit hit: commands", "warning", self.label, trio.current_time(), session=self.label
-        )
+        audit_limited("limit hit: commands", "warning", self.label, trio.current_time(), session=self.label)
         self.tell_notice(
-            f"This session may start {self.settings.command_rate} commands a minute, and has started more: what is "
-            "typed waits. Ctrl-C makes it forgotten."
+            f"This session may start {self.settings.command_rate} commands a minute, and has started more: "
+            "what is typed waits. Ctrl-C makes it forgotten."
         )
 
     def _still_listens(self) -> bool:

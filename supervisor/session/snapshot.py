@@ -28,7 +28,7 @@ class SessionSnapshot:
         commands: how many its shell has started; None where nobody counts.
         commands_even_at: when what was started too much is made up for; None where there is no limit.
 
-    What came later has a default, which is what holds for the sessions of a process that does not know of it.
+    Those that came later have a default: what holds for a session of a process that does not know of it.
     """
 
     id: str

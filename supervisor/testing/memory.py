@@ -50,8 +50,7 @@ class MemoryTerminal:
         await trio.lowlevel.checkpoint()
 
     def start_commands(self, count: int = 1) -> None:
-        """Say that so many commands have been started, as a shell does that is counted."""
-        self.request.facts.counted = True
+        """Say that so many commands have been started; heard while somebody listens."""
         self._started += count
         self._changed.unpark_all()
 
@@ -136,6 +135,7 @@ class MemoryProvider:
         start_delay: seconds that a start takes.
         failure: raised instead of a start, when set.
         unavailable: see `SandboxProvider`.
+        counted: whether its terminals' shells say what they start.
     """
 
     name = "memory"
@@ -148,6 +148,7 @@ class MemoryProvider:
         self.start_delay = 0.0
         self.failure: SandboxError | None = None
         self.unavailable: str | None = None
+        self.counted = False
 
     def lease(self, request: LeaseRequest) -> AbstractAsyncContextManager[Terminal]:  # noqa: D102
         return self._lease(request)
@@ -159,6 +160,7 @@ class MemoryProvider:
             await trio.sleep(self.start_delay)
             if self.failure is not None:
                 raise self.failure
+            request.facts.counted = self.counted
             terminal = MemoryTerminal(request)
             self.terminals.append(terminal)
             try:

@@ -54,6 +54,27 @@ async def test_a_session_is_seen_from_its_start_to_its_end() -> None:
         assert after["sessions_started_total"] - before["sessions_started_total"] == 1
 
 
+async def test_commands_are_seen_during_a_session_and_counted_after_it() -> None:
+    async with stage(command_rate=5) as s:
+        before = await s.metrics()
+        await s.session()
+        (told,) = (await s.json("/sessions"))["sessions"]
+        assert told["commands"] is None, "nobody counts them"
+        s.provider.counted = True
+        _, terminal = await s.session()
+        terminal.start_commands(7)
+        await trio.testing.wait_all_tasks_blocked()
+        _, told = (await s.json("/sessions"))["sessions"]
+        assert told["commands"] == 7
+        during = await s.metrics()
+        assert during["commands_total"] == 7
+        assert during["keys_held_total"] - before["keys_held_total"] == 1
+        terminal.exit(0)
+        while len(s.supervisor.registry) > 1:
+            await trio.lowlevel.checkpoint()
+        assert (await s.metrics())["commands_total"] == 7
+
+
 async def test_the_echo_is_measured_once_per_key() -> None:
     async with stage() as s:
         before = await s.metrics()

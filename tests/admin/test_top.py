@@ -13,7 +13,7 @@ from rich.console import Console
 from admin.stage import Stage, stage
 from supervisor.admin.client import open_operator
 from supervisor.admin.listener import administered
-from supervisor.admin.top import Top, duration, print_sessions, safe_output, size
+from supervisor.admin.top import Top, duration, print_sessions, safe_output, session_table, size
 from supervisor.errors import ConfigurationError
 from supervisor.settings import Settings
 
@@ -32,6 +32,15 @@ def test_what_people_read() -> None:
     assert [size(each) for each in (0, 1023, 1024, 1536, 20 << 20, 3 << 30)] == [
         *("0", "1023", "1K", "1.5K", "20M", "3G"),
     ]
+
+
+def test_commands_where_they_are_counted() -> None:
+    session = {"id": "x", "state": "ready", "container": None, "age_seconds": 1, "idle_seconds": 1}
+    session |= {"writers": 1, "viewers": 0, "input_bytes": 0, "output_bytes": 0}
+    table = session_table([{**session, "commands": None}, {**session, "commands": 1234}])
+    (column,) = (each for each in table.columns if each.header == "cmds")
+    assert list(column.cells) == ["-", "1234"]
+    assert "cmds" not in [each.header for each in session_table([{**session, "commands": None}]).columns]
 
 
 async def test_sessions_are_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,7 +54,9 @@ def test_nobody_asked(start_gate: Start) -> None:
 
 
 def test_a_count_comes_at_once_and_further_ones_together(start_gate: Start) -> None:
-    gate = counted(start_gate(), f"for i in $(seq 5); do read line; {SAY}; echo done; done; read line; exit 3")
+    gate = counted(
+        start_gate(), f"for i in $(seq 5); do read line; {SAY}; echo done; done; read line; exit 3"
+    )
     gate.type("\n")
     assert gate.hear() == (b"CMDS", 1)
     first = time.monotonic()

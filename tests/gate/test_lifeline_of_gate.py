@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import attrs
 import pytest
 import trio
 
+from gate.test_counting import FLOOD
 from supervisor.sandbox.lifeline import SOCKET_NAME, Lifeline, LifelineTerminal, open_lifeline_socket
 from supervisor.sandbox.terminal import ExitStatus, LeaseRequest
 from supervisor.testing.checkpoints import cancel_at_every_checkpoint
@@ -123,6 +125,43 @@ async def test_every_byte_and_the_status_a_thousand_times(start: Start) -> None:
     async with trio.open_nursery() as nursery:
         for _ in range(2):
             nursery.start_soon(worker)
+
+
+async def test_a_flood_of_counts_is_a_call_now_and_then(start: Start) -> None:
+    """Whoever writes where the shell says what it starts costs the supervisor ten calls a second."""
+    calls: list[int] = []
+    request = attrs.evolve(command("sh", "-c", FLOOD), note_commands=calls.append)
+    with trio.fail_after(6 * TIMEOUT):
+        async with start() as lifeline, trio.open_nursery() as nursery:
+            terminal = await lifeline.claim(request)
+            nursery.start_soon(terminal.listen)
+            while not calls:
+                await trio.sleep(0.01)
+            before, begun, used = len(calls), trio.current_time(), time.process_time()
+            await trio.sleep(2)
+            took, used = trio.current_time() - begun, time.process_time() - used
+            assert len(calls) - before <= took / 0.1 + 1
+            assert max(calls) <= 4096
+            assert used < 0.2
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_shell_that_says_what_it_starts(start: Start) -> None:
+    calls: list[int] = []
+    script = "printf xx >&3; read line; printf x >&3; exit 3"
+    request = attrs.evolve(command("sh", "-c", script), note_commands=calls.append)
+    with trio.fail_after(TIMEOUT):
+        async with start() as lifeline, trio.open_nursery() as nursery:
+            terminal = await lifeline.claim(request)
+            nursery.start_soon(terminal.listen)
+            while not calls:
+                await trio.sleep(0.01)
+            await terminal.send_all(b"\r")
+            while await terminal.receive_some():
+                pass
+            assert await terminal.wait_closed() == ExitStatus(3)
+            assert sum(calls) == 3
+            nursery.cancel_scope.cancel()
 
 
 async def test_terminate(start: Start) -> None:

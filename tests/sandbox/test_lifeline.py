@@ -896,7 +896,8 @@ async def test_the_gate_of_an_older_process_only_tells_the_end(
     """It was never asked to tell more; whoever goes on with it listens all the same."""
     connection, pty = map(os.dup, terminal.descriptors)
     successor = LifelineTerminal.resume(connection, pty, *terminal.heard)
-    successor.note_commands = pytest.fail
+    heard: list[int] = []
+    successor.note_commands = heard.append
     terminal.close()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(successor.listen)
@@ -905,6 +906,7 @@ async def test_the_gate_of_an_older_process_only_tells_the_end(
         assert await successor.wait_closed() == ExitStatus(5)
         nursery.cancel_scope.cancel()
     await successor.aclose()
+    assert heard == []
 
 
 def test_there_is_room_for_our_variable() -> None:
@@ -940,10 +942,9 @@ async def test_cancelled_at_every_checkpoint(tmp_path: Path) -> None:
             await pause()
             os.write(fake.slave, b"$ ")
             await pause()
-            fake.say(exit_frame(3)[:9])
-            await pause()
-            fake.say(exit_frame(3)[9:])
-            await pause()
+            for piece in (count_frame(2)[:5], count_frame(2)[5:] + exit_frame(3)[:9], exit_frame(3)[9:]):
+                fake.say(piece)
+                await pause()
 
     async def scenario() -> None:
         nonlocal passed
@@ -951,12 +952,17 @@ async def test_cancelled_at_every_checkpoint(tmp_path: Path) -> None:
             async with open_lifeline_socket(tmp_path) as listening:
                 nursery.start_soon(gate, listening.directory)
                 lifeline = await listening.accept(is_me, TIMEOUT)
+            told: list[int] = []
             async with lifeline:
-                terminal = await lifeline.claim(REQUEST)
+                terminal = await lifeline.claim(attrs.evolve(REQUEST, note_commands=told.append))
                 await terminal.send_all(b"x")
                 assert await terminal.receive_some() == b"$ "
                 await terminal.resize(1, 1)
-                assert await terminal.wait_closed() == ExitStatus(3)
+                async with trio.open_nursery() as listeners:
+                    listeners.start_soon(terminal.listen)
+                    assert await terminal.wait_closed() == ExitStatus(3)
+                    listeners.cancel_scope.cancel()
+                assert told == [2]
                 await terminal.terminate()
                 await terminal.aclose()
         passed += 1

@@ -62,6 +62,7 @@ async def kept(records: Records) -> Session:
 async def test_a_session_from_start_to_end(autojump_clock: trio.abc.Clock, log: Path, tmp_path: Path) -> None:
     records = Records(tmp_path, facts={"provider": "memory"})
     async with house(records) as (registry, provider):
+        provider.counted = True
         session = await registry.create(b"owner", LeaseRequest(""))
         (started,) = events(log)
         assert (started["event"], started["provider"]) == ("session started", "memory")
@@ -70,6 +71,7 @@ async def test_a_session_from_start_to_end(autojump_clock: trio.abc.Clock, log: 
         session.facts.container, session.facts.peak_memory = "ts-session-x", 1 << 20
         await provider.terminals[0].print(b"x" * 100)
         await session.type(b"abc", is_activity=True)
+        provider.terminals[0].start_commands(2)
         await trio.sleep(5)
         records.note(session)
         assert (tmp_path / "records" / session.label).stat().st_size == SIZE
@@ -87,6 +89,7 @@ async def test_a_session_from_start_to_end(autojump_clock: trio.abc.Clock, log: 
         "input_bytes": 3,
     }
     assert (ended["container"], ended["peak_memory"], ended["seconds"]) == ("ts-session-x", 1 << 20, 5)
+    assert ended["commands"] == 2
 
 
 async def test_a_session_that_never_was_has_no_record(log: Path, tmp_path: Path) -> None:

@@ -114,7 +114,11 @@ def test_a_descriptor_that_is_not_named_is_closed(
     with Shell(shell_binary, ["--allow", "printf"], environment=environment, third=pipe[1]) as shell:
         shell.wait_for_prompt()
         assert shell.run("printf on") == "on"
-        assert sorted(link.name for link in Path(f"/proc/{shell.process.pid}/fd").iterdir()) == ["0", "1", "2"]
+        assert sorted(link.name for link in Path(f"/proc/{shell.process.pid}/fd").iterdir()) == [
+            "0",
+            "1",
+            "2",
+        ]
         assert said(pipe[0]) == b""
 
 
