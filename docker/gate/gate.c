@@ -37,11 +37,13 @@ enum {
     REAP_TIME = 10000,      /* milliseconds for killed processes to go */
     OOM_SCORE_DIGITS = 4,
     MAX_REPORT = 65536,     /* payload of SEEN */
+    LEAST_ROOM = 16,        /* bytes of an entry's value: of two numbers */
     MAX_RULES = 64,         /* --allow and --connect, each */
     OPTION_COUNT = 1,       /* of EXEC, and the only one: the command says what it starts */
     TELLING = 3,            /* the command's descriptor for that */
     MAX_COUNT = 4096,       /* commands that one CMDS tells of */
     COUNT_PAUSE = 100,      /* milliseconds from one CMDS to the next */
+    MAX_DESCRIPTOR = 0x7fffffff, /* descriptors are ints; gVisor refuses a range that ends higher */
 };
 
 static bool attached;       /* the terminal is the container's own (fd 0), and there is no lifeline */
@@ -539,11 +541,11 @@ static void end_entry(const char *name, size_t at, long result)
     report_length = at + (result > 0 ? (size_t)result : 0);
 }
 
-/* Where the bytes of an entry go; there must be room for one. */
+/* Where the bytes of an entry go; there must be room for a few. */
 static size_t begin_entry(const char *name)
 {
     size_t at = report_length + length_of(name) + 1 + 4;
-    if (at >= sizeof report) sys_exit(STATUS_NO_TERMINAL);
+    if (at + LEAST_ROOM > sizeof report) sys_exit(STATUS_NO_TERMINAL);
     return at;
 }
 
@@ -575,11 +577,33 @@ static void report_device(const char *path)
     end_entry(path, at, fd < 0 ? fd : 0);
 }
 
+/* A number of the kernel's that is no file. */
+static void report_number(const char *name, long value)
+{
+    size_t at = begin_entry(name);
+    write_u32(report + at, (uint32_t)value);
+    end_entry(name, at, value < 0 ? value : 4);
+}
+
+/* A resource limit of this process: soft, hard. Not every kernel has /proc/self/limits. */
+static void report_limit(const char *name, int resource)
+{
+    size_t at = begin_entry(name);
+    struct rlimit limit;
+    long result = sys_limit(resource, &limit);
+    for (int i = 0; i < 2; i++) {
+        uint64_t value = i ? limit.hard : limit.soft;
+        write_u32(report + at + 8 * i, (uint32_t)(value >> 32));
+        write_u32(report + at + 8 * i + 4, (uint32_t)value);
+    }
+    end_entry(name, at, result < 0 ? result : 16);
+}
+
 /* Say SEEN: what the one who will be the session's command sees of itself. */
 static void send_report(void)
 {
     static const char *const files[] = {
-        "/proc/self/status", "/proc/self/uid_map", "/proc/self/gid_map", "/proc/self/attr/current",
+        "/proc/version", "/proc/self/status", "/proc/self/uid_map", "/proc/self/gid_map", "/proc/self/attr/current",
         "/proc/self/limits", "/proc/self/net/dev", "/proc/self/mountinfo",
         "/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes",
         "/sys/fs/cgroup/pids/pids.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us",
@@ -590,9 +614,11 @@ static void send_report(void)
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) report_file(files[i]);
     for (size_t i = 0; i < sizeof links / sizeof *links; i++) report_link(links[i]);
     report_device("/dev/pts/ptmx");
-    size_t at = begin_entry("landlock");
-    write_u32(report + at, (uint32_t)confined);
-    end_entry("landlock", at, 4);
+    report_limit("limit core", RLIMIT_CORE);
+    report_limit("limit fsize", RLIMIT_FSIZE);
+    report_limit("limit nofile", RLIMIT_NOFILE);
+    report_number("no-new-privs", sys_no_new_privs());
+    report_number("landlock", confined);
     memcpy(report, "SEEN", 4);
     write_u32(report + 4, (uint32_t)(report_length - HEADER));
     for (size_t sent = 0; sent < report_length;) {
@@ -652,10 +678,26 @@ _Noreturn static void execute(void)
     sys_exit(denied || !elsewhere ? STATUS_CANNOT_EXECUTE : STATUS_NOT_FOUND);
 }
 
-_Noreturn static void become_command(void)
+/* Lead a session whose terminal ours is, or, where that cannot be, what is next to it.
+ *
+ * A terminal that comes from outside cannot change sessions in older versions of gVisor: it belongs to the first
+ * process's, for ever, and TIOCSCTTY is not known (ENOTTY; every other kernel says EPERM or EINVAL to a process
+ * that leads no session). There the child leads a process group in the terminal's foreground. */
+static void take_terminal(void)
 {
+    if (attached && sys_ioctl(terminal, TIOCSCTTY, 0) == -ENOTTY) {
+        int own = (int)sys_getpid();
+        child_must(sys_setpgid(0, 0));
+        child_must(sys_ioctl(terminal, TIOCSPGRP, (long)&own));
+        return;
+    }
     child_must(sys_setsid());
     child_must(sys_ioctl(terminal, TIOCSCTTY, 0));
+}
+
+_Noreturn static void become_command(void)
+{
+    take_terminal();
     for (int fd = 0; fd <= 2; fd++)
         if (fd != terminal) child_must(sys_dup3(terminal, fd));
     child_must(sys_set_dumpable(true)); /* else /proc/self belongs to root */
@@ -693,13 +735,13 @@ _Noreturn static void become_command(void)
 /* Close whatever the container's start has left open above standard error. */
 static void close_inherited(void)
 {
-    long result = sys_close_range(3, ~0U);
+    long result = sys_close_range(3, MAX_DESCRIPTOR);
     if (result != -ENOSYS && result != -EPERM) { /* those: Linux before 5.9, or a seccomp filter */
         must(result);
         return;
     }
     struct rlimit limit;
-    must(sys_descriptor_limit(&limit));
+    must(sys_limit(RLIMIT_NOFILE, &limit));
     for (uint64_t fd = 3; fd < limit.soft && fd < 1U << 20; fd++) {
         result = sys_close((int)fd);
         if (result != -EBADF) must(result);

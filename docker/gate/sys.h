@@ -55,7 +55,7 @@ struct descriptor_message { /* a control message (cmsghdr) with one descriptor *
 };
 enum { DESCRIPTOR_MESSAGE_LENGTH = sizeof(size_t) + 3 * sizeof(int) };
 
-enum { TCGETS = 0x5401, TCSETS = 0x5402, TIOCSCTTY = 0x540E, TIOCNOTTY = 0x5422, TIOCSPTLCK = 0x40045431,
+enum { TCGETS = 0x5401, TCSETS = 0x5402, TIOCSCTTY = 0x540E, TIOCSPGRP = 0x5410, TIOCNOTTY = 0x5422, TIOCSPTLCK = 0x40045431,
        TIOCGPTPEER = 0x5441 };
 enum { ICRNL = 0400, IXON = 02000, IUTF8 = 040000, OPOST = 01, ONLCR = 04 };
 enum { ISIG = 01, ICANON = 02, ECHO = 010, ECHOE = 020, ECHOK = 040, ECHOCTL = 01000, ECHOKE = 04000, IEXTEN = 0100000 };
@@ -80,7 +80,7 @@ struct landlock_ruleset { uint64_t files, tcp, scoped; };
 struct landlock_path { uint64_t allowed; int fd; } __attribute__((packed));
 struct landlock_port { uint64_t allowed, port; };
 
-enum { PR_SET_DUMPABLE = 4, RLIMIT_NOFILE = 7, WNOHANG = 1, WALL = 0x40000000 };
+enum { PR_SET_DUMPABLE = 4, PR_GET_NO_NEW_PRIVS = 39, RLIMIT_FSIZE = 1, RLIMIT_CORE = 4, RLIMIT_NOFILE = 7, WNOHANG = 1, WALL = 0x40000000 };
 struct rlimit { uint64_t soft, hard; };
 
 #define SYSCALL(number, a, b, c, d, e) \
@@ -155,6 +155,7 @@ static inline long sys_timer_set(int fd, const struct itimerspec *when)
 static inline long sys_boot_clock(struct timespec *now) { return SYSCALL(NR_clock_gettime, CLOCK_BOOTTIME, now, 0, 0, 0); }
 static inline long sys_getpid(void) { return SYSCALL(NR_getpid, 0, 0, 0, 0, 0); }
 static inline long sys_fork(void) { return SYSCALL(NR_clone, SIGCHLD, 0, 0, 0, 0); }
+static inline long sys_setpgid(int pid, int group) { return SYSCALL(NR_setpgid, pid, group, 0, 0, 0); }
 static inline long sys_setsid(void) { return SYSCALL(NR_setsid, 0, 0, 0, 0, 0); }
 static inline long sys_kill(int pid, int signal) { return SYSCALL(NR_kill, pid, signal, 0, 0, 0); }
 static inline long sys_wait(int *status) { return SYSCALL(NR_wait4, -1, status, WNOHANG | WALL, 0, 0); }
@@ -163,9 +164,10 @@ static inline long sys_execve(const char *path, char **arguments, char **environ
     return SYSCALL(NR_execve, path, arguments, environment, 0, 0);
 }
 static inline long sys_set_dumpable(bool dumpable) { return SYSCALL(NR_prctl, PR_SET_DUMPABLE, dumpable, 0, 0, 0); }
-static inline long sys_descriptor_limit(struct rlimit *limit)
+static inline long sys_no_new_privs(void) { return SYSCALL(NR_prctl, PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0); }
+static inline long sys_limit(int resource, struct rlimit *limit)
 {
-    return SYSCALL(NR_prlimit64, 0, RLIMIT_NOFILE, 0, limit, 0);
+    return SYSCALL(NR_prlimit64, 0, resource, 0, limit, 0);
 }
 _Noreturn static inline void sys_exit(int status)
 {
