@@ -90,6 +90,8 @@ class MeasureStatus:
         verified: by what it was seen to hold (`engine`, `inside`, `host`, `packets`, ...), in this order;
             empty: nothing has shown it.
         how: what was asked for and what was seen; or why it is not applied, and how to get it.
+        covered: the runtime brings a kernel of its own, on which it has no use; `how` says what stands in its
+            place, and `verified` by what that was seen.
     """
 
     measure: Measure
@@ -97,11 +99,17 @@ class MeasureStatus:
     applied: bool
     verified: tuple[str, ...]
     how: str
+    covered: bool = False
 
     @property
     def holds(self) -> bool:
         """Whether it is in force, as far as anybody knows."""
         return self.applied and bool(self.verified)
+
+    @property
+    def fails(self) -> bool:
+        """Whether it is required, and neither in force nor is anything that was seen in its place."""
+        return self.required and not self.holds and not (self.covered and self.verified)
 
 
 @attrs.frozen
@@ -128,8 +136,8 @@ class SecurityStatus:
 
     @property
     def failing(self) -> tuple[MeasureStatus, ...]:
-        """What is required and not in force."""
-        return tuple(status for status in self.measures if status.required and not status.holds)
+        """What is required, and neither holds nor is covered."""
+        return tuple(status for status in self.measures if status.fails)
 
     def as_json(self) -> dict[str, Any]:
         """Return it as it is published: `/stats`, `check --json`."""
@@ -144,6 +152,7 @@ class SecurityStatus:
                 str(status.measure): {
                     "required": status.required,
                     "applied": status.applied,
+                    "covered": status.covered,
                     "verified": list(status.verified),
                     "how": status.how,
                 }

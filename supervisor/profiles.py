@@ -29,9 +29,9 @@ NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 FIELDS: Final = frozenset(
     {
         "image", "command", "allowed_commands", "container_user", "network", "memory_limit", "cpu_limit",
-        "pids_limit", "tmpfs_size", "config_size", "config_directory", "egress_domains", "egress_ports",
-        "idle_timeout", "max_duration", "timeout_warning", "resume_grace", "input_rate", "input_burst",
-        "output_rate", "message_rate", "message_burst", "command_rate",
+        "runtime", "pids_limit", "tmpfs_size", "config_size", "config_directory", "egress_domains",
+        "egress_ports", "idle_timeout", "max_duration", "timeout_warning", "resume_grace", "input_rate",
+        "input_burst", "output_rate", "message_rate", "message_burst", "command_rate",
     }
 )  # fmt: skip
 """Settings that a profile may change, by their names in `Settings`."""

@@ -678,26 +678,26 @@ _Noreturn static void execute(void)
     sys_exit(denied || !elsewhere ? STATUS_CANNOT_EXECUTE : STATUS_NOT_FOUND);
 }
 
-/* Lead a session whose terminal ours is, or, where that cannot be, what is next to it.
+/* Lead a session whose terminal ours is, or, where that cannot be, a process group that will be in the terminal's
+ * foreground; returns whether it is that.
  *
  * A terminal that comes from outside cannot change sessions in older versions of gVisor: it belongs to the first
  * process's, for ever, and TIOCSCTTY is not known (ENOTTY; every other kernel says EPERM or EINVAL to a process
- * that leads no session). There the child leads a process group in the terminal's foreground. */
-static void take_terminal(void)
+ * that leads no session). */
+static bool take_terminal(void)
 {
     if (attached && sys_ioctl(terminal, TIOCSCTTY, 0) == -ENOTTY) {
-        int own = (int)sys_getpid();
         child_must(sys_setpgid(0, 0));
-        child_must(sys_ioctl(terminal, TIOCSPGRP, (long)&own));
-        return;
+        return true;
     }
     child_must(sys_setsid());
     child_must(sys_ioctl(terminal, TIOCSCTTY, 0));
+    return false;
 }
 
 _Noreturn static void become_command(void)
 {
-    take_terminal();
+    bool only_a_group = take_terminal();
     for (int fd = 0; fd <= 2; fd++)
         if (fd != terminal) child_must(sys_dup3(terminal, fd));
     child_must(sys_set_dumpable(true)); /* else /proc/self belongs to root */
@@ -714,6 +714,10 @@ _Noreturn static void become_command(void)
     uint64_t count;
     if (sys_read(wake, &count, sizeof count) != (long)sizeof count) sys_exit(STATUS_NO_TERMINAL);
     child_must(sys_close(wake));
+    if (only_a_group) { /* not before: from then on our gate cannot read from the terminal */
+        int own = (int)sys_getpid();
+        child_must(sys_ioctl(0, TIOCSPGRP, (long)&own));
+    }
     static uint8_t order_taken[HEADER + MAX_PAYLOAD];
     size_t n = HEADER + read_u32(frame + 4);
     memcpy(order_taken, frame, n);

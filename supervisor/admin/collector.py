@@ -79,6 +79,15 @@ class LiveNumbers:
         for each in security.measures:
             family.add_metric([str(each.measure), str(each.required).lower()], each.holds)
         yield family
+        family = GaugeMetricFamily(
+            f"{PREFIX}security_measure_covered",
+            "1 when a measure of hardening has no use on the kernel that the containers' runtime brings, and "
+            "what stands in its place was seen.",
+            labels=["measure"],
+        )
+        for each in security.measures:
+            family.add_metric([str(each.measure)], each.covered and bool(each.verified))
+        yield family
 
     def _admission(self) -> Iterator[Metric]:
         house = self._view.gateway.house

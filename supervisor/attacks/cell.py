@@ -122,7 +122,7 @@ async def started(
                 gate = await stack.enter_async_context(await listener.accept(pid, CONNECT_TIMEOUT))
         report, process = await gate.receive_report()
         if on >= set(DEFENCES) - policy.without:
-            judged(policy, report, process)
+            judged(policy, report, process, local=True)
         yield gate
 
 

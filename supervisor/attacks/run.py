@@ -96,17 +96,23 @@ async def run(settings: Settings, attacks: Sequence[Attack]) -> Report:
 
 async def _possible(settings: Settings) -> Settings:
     """Return `settings` for attacks: in the sizes that these were bounded for, without what is missing."""
+    settings = attrs.evolve(settings, network=NO_NETWORK, transport="lifeline")
     try:
         async with Docker(settings.docker_host or None) as docker:
-            missing = missing_measures(await read_engine(docker, settings))
+            engine = await read_engine(docker, settings)
+            runtime = engine.runtimes.get(settings.runtime or engine.runtime)
+            if runtime and runtime.kind.own_kernel:
+                raise ConfigurationError(
+                    f"the attacks are on this host's kernel, and {runtime.kind.title} keeps sessions from "
+                    "that: set CONTAINER_RUNTIME to a runtime without a kernel of its own"
+                )
+            missing = missing_measures(engine, engine.runtime_for(settings))
     except (ValueError, DockerError) as error:
         raise ConfigurationError(f"DOCKER_HOST={settings.docker_host}: {error}") from error
     without = parse_opt_outs(settings.hardening_without) | missing.keys()
     usual = Settings()
     return attrs.evolve(
         settings,
-        network=NO_NETWORK,
-        transport="lifeline",
         hardening_without=tuple(sorted(without - {Measure.EGRESS, Measure.ISOLATION})),
         memory_limit=usual.memory_limit,
         pids_limit=usual.pids_limit,

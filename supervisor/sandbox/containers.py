@@ -182,7 +182,7 @@ class HardenedContainer:
                 f"the sandbox ended as soon as it was started (exit status {state['ExitCode']})"
             )
         pid = int(state["Pid"])
-        if self.site.bounds_shares:
+        if self.site.bounds_shares and not self.policy.runtime.kind.own_kernel:
             await bound_shares(pid)
         return pid
 
@@ -215,12 +215,21 @@ class HardenedContainers:
 
     Attributes:
         pending: registry of what must be removed; its `run` is the caller's.
+        witness: policy of one container, of an ordinary runtime, that proofs need beside those of `policy`;
+            None where they do not.
     """
 
-    def __init__(self, site: Site, policy: HardeningPolicy, pending: PendingRemovals) -> None:
+    def __init__(
+        self,
+        site: Site,
+        policy: HardeningPolicy,
+        pending: PendingRemovals,
+        witness: HardeningPolicy | None = None,
+    ) -> None:
         self.site = site
         self.policy = policy
         self.pending = pending
+        self.witness = witness
         self._users = SessionUsers(remapped=site.first_uid != 0)
 
     @contextmanager

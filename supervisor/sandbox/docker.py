@@ -40,7 +40,8 @@ from supervisor.sandbox.lifeline import SOCKET_NAME, LifelineTerminal, open_life
 from supervisor.sandbox.network import NetworkFacts
 from supervisor.sandbox.policy import HardeningPolicy, Mount
 from supervisor.sandbox.sandbox import Sandbox
-from supervisor.sandbox.seen import only_child, user_of
+from supervisor.sandbox.seen import user_of
+from supervisor.sandbox.sentry import process_behind
 from supervisor.sandbox.terminal import LeaseRequest, Terminal
 from supervisor.sandbox.usage import Meter, Usage, find_cgroups
 from supervisor.sandbox.users import user_name
@@ -273,7 +274,7 @@ class DockerProvider:
                 )
                 pid = await made.start()
                 lifeline = await stack.enter_async_context(await listener.accept(pid, CONNECT_TIMEOUT))
-        found = judged(policy, *await lifeline.receive_report())
+        found = judged(policy, *await lifeline.receive_report(), local=True)
         return self._sandbox(made, pid, lifeline, found)
 
     async def _start_attached(self, stack: AsyncExitStack, plan: _Plan) -> Sandbox:
@@ -293,11 +294,12 @@ class DockerProvider:
             gate = await stack.enter_async_context(attach_gate(made.engine, self._nursery))
             pid = await made.start()
         await gate.wait_ready()
-        # Without a socket of ours nobody says who sent the report. The gate has one child.
-        found = judged(policy, await gate.receive_report(), only_child(pid) if site.local else None)
+        report = await gate.receive_report()
+        found = judged(policy, report, process_behind(policy, pid) if site.local else None, local=site.local)
         return self._sandbox(made, pid, gate, found)
 
     def _sandbox(self, made: HardenedContainer, pid: int, gate: Gate, found: Judged) -> Sandbox:
+        policy = self.containers.policy
         cgroups = find_cgroups(pid, made.engine.id)
         if self.group is not None:
             self.group.require_member(cgroups)
@@ -306,14 +308,14 @@ class DockerProvider:
             made.name,
             made.engine,
             pid,
-            self.containers.policy.nano_cpus,
+            policy.nano_cpus,
             gate,
             self.occupied,
             fitness,
             found,
             Meter(cgroups) if cgroups else None,
             made.addresses,
-            user_of(pid) if self.containers.site.local else None,
+            user_of(pid) if self.containers.site.local and not policy.runtime.kind.own_kernel else None,
         )
 
     # ------------------------------------------------------------------ resources

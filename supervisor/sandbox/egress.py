@@ -146,7 +146,8 @@ async def prove_egress(containers: HardenedContainers, watch: EgressWatch) -> No
             await container.start()
             source = container.inspected["NetworkSettings"]["Networks"][network]["IPAddress"]
             with trio.move_on_after(limit) as scope:
-                code = await _probe(container, "ask", _EMBEDDED_RESOLVER, NAME, str(_QUESTION_PATIENCE))
+                server = plan.gateway if containers.policy.runtime.kind.sentry else _EMBEDDED_RESOLVER
+                code = await _probe(container, "ask", server, NAME, str(_QUESTION_PATIENCE))
                 if code != _ANSWERED + _NXDOMAIN:
                     raise ConfigurationError(
                         f"egress of the network {network}: a container does not reach the resolver at "

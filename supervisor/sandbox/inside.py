@@ -3,7 +3,8 @@
 The engine's word (`policy.compare`) says what it was asked for. This says what came of it, in the very
 container that a user gets, before the user's command is executed: the process that will become it reports
 what it sees, and the host's /proc is asked about the same process. A gate that lies is caught by the second,
-an engine or runtime that lies by both.
+an engine or runtime that lies by both. Where that process is on a kernel of its own, the host is asked about
+what that kernel runs on (`sentry`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,6 +14,7 @@ import attrs
 
 from supervisor.errors import HardeningError
 from supervisor.measures import Measure
+from supervisor.sandbox import sentry
 from supervisor.sandbox.apparmor import GATE_PROFILE, confining
 from supervisor.sandbox.network import NO_NETWORK
 from supervisor.sandbox.policy import (
@@ -21,7 +23,17 @@ from supervisor.sandbox.policy import (
     Difference,
     HardeningPolicy,
 )
-from supervisor.sandbox.seen import Mount, Seen, glance, look, own_namespaces, parse_report
+from supervisor.sandbox.runtimes import KINDS
+from supervisor.sandbox.seen import (
+    Mount,
+    Seen,
+    glance,
+    look,
+    own_kernel,
+    own_namespaces,
+    parse_report,
+)
+from supervisor.sandbox.sentry import Behind, look_behind
 from supervisor.sandbox.users import PASSWD
 from supervisor.settings.knob import KIB
 
@@ -77,23 +89,50 @@ UNSEEN: Final = Judged()
 """Of a sandbox that another process has looked at."""
 
 
-def judged(policy: HardeningPolicy, report: bytes, process: int | None) -> Judged:
+def judged(policy: HardeningPolicy, report: bytes, process: int | None, *, local: bool) -> Judged:
     """Look at a sandbox from both sides.
 
     Args:
         policy: what was asked for.
         report: of the process that will become the session's command.
-        process: that process, on this host; None where it is another host's.
+        process: that process on this host, or the one that its kernel is; None where this host shows neither.
+        local: it is on this host.
 
     Raises:
         HardeningError: it is not what the policy asks for; all differences are named.
         SandboxError: the report is malformed, or the process has ended.
     """
-    inside = parse_report(report)
+    kind = policy.runtime.kind
+    inside = parse_report(report, kind.unlisted)
+    if local:
+        _require_kernel(policy, inside)
     if process is None:
         return Judged(require(judge(policy, inside, None, None)))
     rights = glance(process)
-    return Judged(require(judge(policy, inside, look(process), own_namespaces())), process, rights)
+    if kind.sentry:
+        verdict = judge_behind(policy, look_behind(process), judge(policy, inside, None, None))
+    else:
+        verdict = judge(policy, inside, look(process), own_namespaces())
+    return Judged(require(verdict), process, rights)
+
+
+def _require_kernel(policy: HardeningPolicy, inside: Seen) -> None:
+    """Raise HardeningError unless the container has a kernel of its own just where its runtime is known to
+    give it one: all else depends on that.
+    """
+    runtime, ours = policy.runtime, own_kernel()
+    if (inside.kernel != ours) == runtime.kind.own_kernel:
+        return
+    if runtime.kind.own_kernel:
+        raise HardeningError(
+            f"runtime {runtime.name} is said to be {runtime.kind.title}, by its name or its program's, but "
+            "its containers run on this host's kernel"
+        )
+    known = ", ".join(f"{kind.mark} for {kind.title}" for kind in KINDS)
+    raise HardeningError(
+        f"containers of runtime {runtime.name} have a kernel of their own ({inside.kernel}): register it "
+        f"under a name that says which kind it is ({known})"
+    )
 
 
 def judge(
@@ -112,7 +151,7 @@ def judge(
     verified: dict[Measure, tuple[str, ...]] = {}
     for name, seen in views.items():
         for measure, check in _CHECKS.items():
-            if measure in policy.without or not _can_tell(measure, seen):
+            if not policy.applies(measure) or not _can_tell(measure, seen):
                 continue
             found = [attrs.evolve(each, field=f"{name} {each.field}") for each in check(policy, seen)]
             differences += found
@@ -125,6 +164,23 @@ def judge(
             for kind, inode in host.namespaces.items()
             if inside.namespaces.get(kind) != inode
         ]
+    return Verdict(tuple(differences), verified)
+
+
+def judge_behind(policy: HardeningPolicy, behind: Behind, inside: Verdict) -> Verdict:
+    """Return what the processes behind a container with a kernel of its own amount to, on top of `inside`."""
+    differences = list(inside.differences)
+    verified = dict(inside.verified)
+    checks = {measure: check(policy, behind) for measure, check in sentry.CHECKS.items()}
+    checks[Measure.LIMITS] = _cgroup_limits(policy, behind.sentry)
+    title = policy.runtime.kind.title
+    for measure, check in checks.items():
+        if measure in policy.without:
+            continue
+        found = [attrs.evolve(each, field=f"host, {title} for {measure}: {each.field}") for each in check]
+        differences += found
+        if not found:
+            verified[measure] = (*verified.get(measure, ()), "host")
     return Verdict(tuple(differences), verified)
 
 
@@ -157,12 +213,18 @@ def _status(seen: Seen, wanted: Mapping[str, str]) -> Iterator[Difference]:
 
 
 def _capabilities(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
-    names = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
-    yield from _status(seen, dict.fromkeys(names, "0" * 16))
+    # A kernel without an ambient set has none in it.
+    lacking = policy.runtime.kind.unlisted - seen.status.keys()
+    names = {"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"} - lacking
+    yield from _status(seen, dict.fromkeys(sorted(names), "0" * 16))
 
 
 def _no_new_privileges(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
-    yield from _status(seen, {"NoNewPrivs": "1"})
+    if "NoNewPrivs" in policy.runtime.kind.unlisted - seen.status.keys():
+        if not seen.no_new_privileges:
+            yield Difference("no-new-privs", True, seen.no_new_privileges)
+    else:
+        yield from _status(seen, {"NoNewPrivs": "1"})
 
 
 def _seccomp(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
@@ -210,6 +272,8 @@ def _read_only(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
         if _remapped(seen) and _of_unmapped_users(mount):
             continue
         yield Difference(f"mount {mount.point}", "ro", sorted(mount.options))
+    if policy.runtime.kind.own_kernel:
+        return  # its /proc shows nothing of this host, and nothing in it sets anything here
     if seen.mount("/proc/sys") is None:  # every kernel has it; its mount, were it writable, is named above
         yield Difference("mount /proc/sys", "ro", None)
 
@@ -234,12 +298,12 @@ def _tmpfs(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
         if mount is None or mount.kind != "tmpfs":
             yield Difference(f"mount {point}", "tmpfs", mount and mount.kind)
             continue
-        wanted = {"noexec", "nosuid", "nodev"}
+        wanted = {"noexec", "nosuid", "nodev"} - policy.runtime.kind.unshown
         if not wanted <= mount.options:
             yield Difference(f"mount {point}", sorted(wanted), sorted(mount.options))
-        size = f"size={int(text.partition('size=')[2].partition(',')[0]) // KIB}k"
-        if size not in mount.details:
-            yield Difference(f"size of {point}", size, sorted(mount.details))
+        size = int(text.partition("size=")[2].partition(",")[0])
+        if not {f"size={size // KIB}k", f"size={size}"} & mount.details:
+            yield Difference(f"size of {point}", f"size={size // KIB}k", sorted(mount.details))
 
 
 def _limits(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
@@ -247,8 +311,13 @@ def _limits(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
     for name, value in policy.ulimits.items():
         if seen.limits.get(names[name]) != (str(value), str(value)):
             yield Difference(names[name], value, seen.limits.get(names[name]))
+    if not policy.runtime.kind.sentry:  # which does not show them inside, see `judge_behind`
+        yield from _cgroup_limits(policy, seen)
+
+
+def _cgroup_limits(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
     if not seen.cgroup:
-        if seen.landlock is not None:
+        if seen.landlock is not None or policy.runtime.kind.sentry:
             yield Difference("cgroup limits", "visible", "nothing")
         return
     quota, _, period = seen.cgroup.get("cpu", "").partition(" ")
@@ -300,7 +369,7 @@ def _outside(uid: int, seen: Seen) -> int:
 def _shared(host: Seen, ours: Mapping[str, str], policy: HardeningPolicy) -> Iterator[Difference]:
     """Namespaces that the container shares with this process."""
     for kind, inode in host.namespaces.items():
-        if kind == "user" and Measure.USERNS in policy.without:
+        if kind == "user" and not policy.applies(Measure.USERNS):
             continue
         if ours.get(kind) == inode:
             yield Difference(f"host namespace {kind}", "the container's own", "shared with the supervisor")

@@ -20,6 +20,7 @@ from supervisor.measures import Measure, parse_opt_outs
 from supervisor.sandbox import landlock
 from supervisor.sandbox.apparmor import GATE_PROFILE
 from supervisor.sandbox.image import ImageFacts
+from supervisor.sandbox.runtimes import Runtime
 from supervisor.sandbox.seccomp import SeccompProfile
 from supervisor.settings import Settings
 from supervisor.settings.knob import MIB
@@ -103,7 +104,7 @@ class HardeningPolicy:
         config_directory: absolute path of the latter.
         network: name of the network, or `none`.
         seccomp: the profile.
-        runtime: OCI runtime by its name at the engine.
+        runtime: OCI runtime.
         programs: directories of the image that Landlock lets sessions execute from, besides the usual.
         ports: that TCP may connect to, as far as Landlock is asked; None: any.
         user_of_its_own: the user id in `image` is this container's alone.
@@ -111,6 +112,7 @@ class HardeningPolicy:
         without: measures that the operator opted out of.
         cgroup: the control group of all sessions (`budget`); empty: the engine's own choice.
         resolver: address of the only DNS server that the engine may ask for containers; empty: the host's.
+        mounts: of this host's files, in each container.
         auto_remove: whether the engine removes what has ended by itself (`verify.EngineFacts`).
     """
 
@@ -123,7 +125,7 @@ class HardeningPolicy:
     config_directory: str
     network: str
     seccomp: SeccompProfile
-    runtime: str
+    runtime: Runtime
     programs: tuple[str, ...] = ()
     ports: tuple[int, ...] | None = None
     user_of_its_own: bool = False
@@ -132,12 +134,13 @@ class HardeningPolicy:
     auto_remove: bool = True
     resolver: str = ""
     cgroup: str = ""
+    mounts: tuple[Mount, ...] = ()
 
     @classmethod
     def from_settings(
-        cls, settings: Settings, image: ImageFacts, seccomp: SeccompProfile, runtime: str
+        cls, settings: Settings, image: ImageFacts, seccomp: SeccompProfile, runtime: Runtime
     ) -> "HardeningPolicy":
-        """Return the policy that `settings` ask for, on this image and this engine's default runtime."""
+        """Return the policy that `settings` ask for, on this image, with that runtime."""
         without = parse_opt_outs(settings.hardening_without)
         anywhere = Measure.EGRESS in without or settings.network == "none"
         return cls(
@@ -157,13 +160,30 @@ class HardeningPolicy:
         )
 
     @property
+    def covered(self) -> dict[Measure, str]:
+        """Measures that the runtime's own kernel has no use for, and what stands in their place."""
+        covered = self.runtime.kind.covered
+        return {measure: why for measure, why in covered.items() if measure not in self.without}
+
+    def as_witness(self, ordinary: Runtime) -> "HardeningPolicy":
+        """Return the same for a runtime that brings no kernel of its own, as far as this host can have it."""
+        return attrs.evolve(self, runtime=ordinary, without=self.without | self.covered.keys(), mounts=())
+
+    def applies(self, measure: Measure) -> bool:
+        """Whether the engine and the gate are asked for it, and containers must show it."""
+        return measure not in self.without and measure not in self.covered
+
+    @property
     def security_options(self) -> list[str]:
         """`SecurityOpt` of the create call. An engine with AppArmor applies a profile of its own to whoever
         asks for none.
         """
-        profile = "unconfined" if Measure.SECCOMP in self.without else self.seccomp.text
+        calls = self.runtime.kind.calls
+        profile = self.seccomp.spelled_for(calls) if calls else self.seccomp.text
+        if not self.applies(Measure.SECCOMP):
+            profile = "unconfined"
         options = ["no-new-privileges:true", f"seccomp={profile}"]
-        if Measure.APPARMOR not in self.without:
+        if self.applies(Measure.APPARMOR):
             options.append(f"apparmor={GATE_PROFILE}")
         return options
 
@@ -182,7 +202,7 @@ class HardeningPolicy:
     def gate_arguments(self) -> list[str]:
         """Arguments of the gate that have it confine the session's process tree (AppArmor, Landlock)."""
         arguments = ["--stack", self.session_profile] if self.session_profile else []
-        if Measure.LANDLOCK in self.without:
+        if not self.applies(Measure.LANDLOCK):
             return arguments
         return arguments + landlock.gate_arguments(
             path=self.image.path,
@@ -216,7 +236,7 @@ class HardeningPolicy:
         Args:
             entrypoint: argument vector of PID 1. It gets `PATH` and nothing else from us in its environment.
             labels: of the container.
-            mounts: of this host's files, read-only.
+            mounts: of this host's files, read-only, besides those of all containers.
             tty: let the engine give the container a terminal and keep its input open (transport `attach`).
         """
         return {
@@ -261,7 +281,7 @@ class HardeningPolicy:
                     "ReadOnly": True,
                     "BindOptions": {"Propagation": "rprivate"},
                 }
-                for mount in mounts
+                for mount in (*self.mounts, *mounts)
             ],
             "Privileged": False,
             "CapDrop": list(CAPABILITIES_DROPPED),
@@ -276,7 +296,7 @@ class HardeningPolicy:
             # container's network, and nobody else. No search list: the host's says something about it.
             "Dns": [self.resolver] if self.resolver else [],
             "DnsSearch": ["."] if self.resolver else [],
-            "Runtime": self.runtime,
+            "Runtime": self.runtime.name,
             "LogConfig": {"Type": "none", "Config": {}},
             "RestartPolicy": {"Name": "no", "MaximumRetryCount": 0},
             "AutoRemove": self.auto_remove,
@@ -326,7 +346,7 @@ class HardeningPolicy:
             Difference(name, wanted[name], seen[name]) for name in wanted if wanted[name] != seen[name]
         ]
         profile = inspected.get("AppArmorProfile")
-        if Measure.APPARMOR not in self.without and profile != GATE_PROFILE:
+        if self.applies(Measure.APPARMOR) and profile != GATE_PROFILE:
             differences.append(Difference("AppArmorProfile", GATE_PROFILE, profile))
         if profile == "unconfined":
             # An engine that has AppArmor applies its default profile to whoever asks for none.

@@ -33,6 +33,7 @@ from supervisor.sandbox.counting import warn_if_uncounted
 from supervisor.sandbox.denials import report_denials
 from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.egress import egress_plan, missing_egress, prove_egress, report_events
+from supervisor.sandbox.files import mounted_file
 from supervisor.sandbox.handing import HandingProvider
 from supervisor.sandbox.identity import Identity, this_process
 from supervisor.sandbox.image import ImageFacts, image_need, read_image
@@ -42,6 +43,7 @@ from supervisor.sandbox.local import LocalProvider, open_local_provider
 from supervisor.sandbox.network import NO_NETWORK, ensure_network, network_need
 from supervisor.sandbox.policy import HardeningPolicy
 from supervisor.sandbox.pool import WarmPool
+from supervisor.sandbox.runtimes import find_ordinary
 from supervisor.sandbox.seccomp import staged_profile
 from supervisor.sandbox.security import as_required, require_measures, security_status
 from supervisor.sandbox.terminal import SandboxProvider
@@ -227,9 +229,10 @@ def _own_estate(given: Estate | None) -> Generator[Estate]:
 async def _missing(
     docker: Docker, engine: EngineFacts, settings: Settings, identity: Identity
 ) -> dict[Measure, str]:
-    missing = missing_measures(engine)
+    runtime = engine.runtime_for(settings)
+    missing = missing_measures(engine, runtime)
     gone_without = parse_opt_outs(settings.hardening_without)
-    if engine.local and Measure.APPARMOR not in (*missing, *gone_without):
+    if engine.local and Measure.APPARMOR not in (*missing, *gone_without, *runtime.kind.covered):
         with suppress(ConfigurationError, DockerError):  # an image that is not as it must be is told later
             image = await read_image(docker, settings, identity)
             profile = await make_session_profile(docker, settings, image, identity)
@@ -270,7 +273,9 @@ async def _verified(
     stack: AsyncExitStack,
     group: SessionsGroup | None,
 ) -> DockerProvider:
-    problems = require_measures(missing, parse_opt_outs(settings.hardening_without))
+    gone_without = parse_opt_outs(settings.hardening_without)
+    problems = require_measures(missing, gone_without)
+    runtime = engine.runtime_for(settings)
     image: ImageFacts | None = None
     session_profile = ""
     try:
@@ -291,7 +296,7 @@ async def _verified(
         image = await read_image(docker, settings, estate.identity)
         if not (settings.command or image.command):
             problems.append(f"image {settings.image} has no command: set SESSION_COMMAND")
-        if Measure.APPARMOR not in (*missing, *parse_opt_outs(settings.hardening_without)):
+        if Measure.APPARMOR not in (*missing, *gone_without, *runtime.kind.covered):
             session_profile = (await make_session_profile(docker, settings, image, estate.identity)).name
     except (ConfigurationError, DockerError) as error:
         problems.append(str(error))
@@ -315,7 +320,7 @@ async def _verified(
         notices=EngineNotices(docker, health, estate.identity.instance),
     )
     health.needs += [image_need(docker, image), network_need(docker, network)]
-    policy = HardeningPolicy.from_settings(settings, image, seccomp, engine.runtime)
+    policy = HardeningPolicy.from_settings(settings, image, seccomp, runtime)
     resolver = "" if Measure.EGRESS in policy.without else network.gateway
     policy = attrs.evolve(
         policy,
@@ -324,7 +329,14 @@ async def _verified(
         cgroup=group.parent if group else "",
         session_profile=session_profile,
     )
-    containers = HardenedContainers(site, policy, pending)
+    witness = None
+    if runtime.kind.sentry and network.bridge:
+        witness = policy.as_witness(find_ordinary(engine.runtimes, engine.runtime))
+    if runtime.kind.sentry and resolver:
+        text = f"nameserver {resolver}\noptions ndots:0\n"
+        mount = stack.enter_context(mounted_file(estate.directory, text, "/etc/resolv.conf"))
+        policy = attrs.evolve(policy, mounts=(mount,))
+    containers = HardenedContainers(site, policy, pending, witness)
     command = settings.command or image.command
     warn_if_uncounted(settings, command)
     provider = DockerProvider(containers, command, nursery, estate, network)
@@ -365,6 +377,9 @@ async def _prove(provider: DockerProvider, settings: Settings, missing: Mapping[
             + ", ".join(str(each.measure) for each in status.failing)
         )
     _log.info("hardening", holds=[str(each.measure) for each in status.measures if each.holds])
+    if covered := [str(each.measure) for each in status.measures if each.covered]:
+        kind = policy.runtime.kind.title
+        _log.info("measures in whose place a kernel of its own stands", kind=kind, measures=covered)
     if status.without:
         _log.warning("sessions go without measures of hardening", without=list(status.without))
 

@@ -9,12 +9,13 @@ The file is in the format of Docker's own profiles, an extension of the OCI runt
 `linux.seccomp`.
 """
 
+import errno
 import hashlib
 import json
 import os
 import re
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -49,6 +50,23 @@ class SeccompProfile:
     allowed: frozenset[str] = attrs.field(repr=False)
     named: frozenset[str] = attrs.field(repr=False)
     architectures: frozenset[str]
+
+    def spelled_for(self, names: Mapping[str, str]) -> str:
+        """Return `text` for a runtime that makes the filter itself, as gVisor does, not libseccomp.
+
+        Args:
+            names: of system calls that it calls otherwise than Linux: it ignores names that it does not know.
+
+        Some of its versions answer EPERM, whatever `errnoRet` says. Where that is ENOSYS the rule becomes
+        SCMP_ACT_TRACE, which says the same where nobody traces (seccomp(2)), and the profile lets nobody.
+        """
+        profile: dict[str, Any] = json.loads(self.text)
+        for rule in profile["syscalls"]:
+            rule["names"] += [names[name] for name in rule["names"] if name in names]
+            if rule.get("errnoRet") == errno.ENOSYS:
+                del rule["errnoRet"]
+                rule["action"] = "SCMP_ACT_TRACE"
+        return json.dumps(profile, separators=(",", ":"))
 
 
 @contextmanager

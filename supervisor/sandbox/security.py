@@ -75,6 +75,8 @@ def _status(
         return MeasureStatus(measure, required, False, (), missing[measure])
     if not required:
         return MeasureStatus(measure, False, False, (), GONE_WITHOUT)
+    if measure in policy.covered:
+        return MeasureStatus(measure, True, False, seen, policy.covered[measure], covered=True)
     verified = (("engine",) if measure in _SHOWN_BY_ENGINE else ()) + seen
     return MeasureStatus(measure, True, True, verified, _asked(measure, policy))
 
@@ -116,7 +118,7 @@ def table(status: SecurityStatus) -> str:
         (
             str(each.measure),
             "yes" if each.required else "no",
-            "yes" if each.applied else "NO" if each.required else "no",
+            "yes" if each.applied else "covered" if each.covered else "NO" if each.required else "no",
             ", ".join(each.verified) or "-",
             each.how,
         )

@@ -7,18 +7,28 @@ judges both.
 
 import errno
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import attrs
 
 from supervisor.errors import SandboxError
+from supervisor.sandbox.usage import find_cgroups
 
 LANDLOCK: Final = "landlock"
+NO_NEW_PRIVILEGES: Final = "no-new-privs"
+VERSION: Final = "/proc/version"
 PTMX: Final = "/dev/pts/ptmx"
 NAMESPACES: Final = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 _FILES: Final = ("status", "uid_map", "gid_map", "attr/current", "limits", "net/dev", "mountinfo")
+# Limits that the gate asks for, as not every kernel has the file, and what they are called there.
+_ASKED: Final = {
+    "limit core": "Max core file size",
+    "limit fsize": "Max file size",
+    "limit nofile": "Max open files",
+}
 _RIGHTS: Final = ("NSpid", "Uid", "Gid", "Groups", "Cap", "NoNewPrivs", "Seccomp")
 _CGROUP: Final = Path("/sys/fs/cgroup")
 # Names of limits in cgroup v1 and v2: which file of which controller.
@@ -57,6 +67,8 @@ class Seen:
         namespaces: by kind, as `kind:[inode]`.
         landlock: version that confines it, 0 for none; None: cannot be seen from there.
         ptmx: whether another PTY could be opened; None: not tried.
+        no_new_privileges: by the process's own word (prctl(2)); None: not asked.
+        kernel: which kernel it is, in that one's words (`/proc/version`).
     """
 
     status: Mapping[str, str]
@@ -69,14 +81,16 @@ class Seen:
     namespaces: Mapping[str, str]
     landlock: int | None = None
     ptmx: bool | None = None
+    no_new_privileges: bool | None = None
+    kernel: str = ""
 
     def mount(self, point: str) -> Mount | None:
         """Return what is mounted at `point`, the last one when several are."""
         return next((mount for mount in reversed(self.mounts) if mount.point == point), None)
 
 
-def parse_report(payload: bytes) -> Seen:
-    """Return what the payload of `SEEN` says.
+def parse_report(payload: bytes, unlisted: Set[str] = frozenset()) -> Seen:
+    """Return what the payload of `SEEN` says; `unlisted` are entries below `/proc/self` that it may lack.
 
     Raises:
         SandboxError: it is not what a gate of ours sends.
@@ -99,15 +113,31 @@ def parse_report(payload: bytes) -> Seen:
             if name.startswith(f"{_CGROUP}/")
         }
         seen = _seen(proc, cgroup)
+        limits = {name: _asked_limit(entries[key]) for key, name in _ASKED.items() if key in entries}
+        no_new_privileges = entries.get(NO_NEW_PRIVILEGES)
     except (ValueError, KeyError, IndexError, struct.error) as error:
         raise SandboxError("the gate's report is malformed") from error
     missing = {"status", "uid_map", "gid_map", "limits", "net/dev", "mountinfo"} - proc.keys()
     missing |= {f"ns/{kind}" for kind in NAMESPACES} - proc.keys()
-    if missing:
-        raise SandboxError(f"the gate's report lacks {', '.join(sorted(missing))}")
+    if missing := missing - unlisted:
+        kernel = texts.get(VERSION, "unknown").strip()
+        raise SandboxError(f"the gate's report lacks {', '.join(sorted(missing))} (its kernel: {kernel})")
     return attrs.evolve(
-        seen, landlock=int.from_bytes(landlock, "big"), ptmx=ptmx not in {-errno.EACCES, -errno.ENOENT}
+        seen,
+        limits=seen.limits or limits,
+        landlock=int.from_bytes(landlock, "big"),
+        ptmx=ptmx not in {-errno.EACCES, -errno.ENOENT},
+        no_new_privileges=None if no_new_privileges is None else no_new_privileges == b"\0\0\0\1",
+        kernel=texts.get(VERSION, "").strip(),
     )
+
+
+def _asked_limit(value: bytes | int) -> tuple[str, str]:
+    """Return a limit as `/proc/self/limits` has it."""
+    if isinstance(value, int):
+        raise ValueError("a limit could not be asked for")
+    soft, hard = struct.unpack(">QQ", value)
+    return str(soft), str(hard)
 
 
 def _entries(payload: bytes) -> dict[str, bytes | int]:
@@ -163,6 +193,23 @@ def glance(pid: int) -> tuple[str, ...]:
     except (FileNotFoundError, ProcessLookupError):
         raise SandboxError("the sandbox ended before it was claimed") from None
     return (*(line for line in lines if line.startswith(_RIGHTS)), label)
+
+
+def statuses_beside(pid: int) -> tuple[Mapping[str, str], ...]:
+    """Return `/proc/PID/status` of every process in the control groups of `pid`, itself included; none where
+    this host does not show them.
+    """
+    cgroups = find_cgroups(pid, "")
+    found: list[Mapping[str, str]] = []
+    for member in (cgroups.pids / "cgroup.procs").read_text().split() if cgroups else ():
+        with suppress(FileNotFoundError, ProcessLookupError):
+            found.append(_status(Path(f"/proc/{member}/status").read_text()))
+    return tuple(found)
+
+
+def own_kernel() -> str:
+    """Return which kernel this host's is, in its own words."""
+    return Path(VERSION).read_text().strip()
 
 
 def user_of(pid: int) -> int | None:
@@ -224,10 +271,7 @@ def _seen(proc: Mapping[str, str], cgroup: Mapping[str, str]) -> Seen:
     uid_map = proc.get("uid_map")
     devices = proc.get("net/dev")
     return Seen(
-        status={
-            name: value.strip()
-            for name, _, value in (line.partition(":") for line in proc.get("status", "").splitlines())
-        },
+        status=_status(proc.get("status", "")),
         uid_map=None if uid_map is None else tuple(_numbers(line) for line in uid_map.splitlines()),
         label=proc.get("attr/current", "").strip("\0\n"),
         limits=dict(_limit(line) for line in proc.get("limits", "").splitlines()[1:]),
@@ -238,6 +282,11 @@ def _seen(proc: Mapping[str, str], cgroup: Mapping[str, str]) -> Seen:
         cgroup=limits,
         namespaces={kind: proc[f"ns/{kind}"] for kind in NAMESPACES if f"ns/{kind}" in proc},
     )
+
+
+def _status(text: str) -> dict[str, str]:
+    parted = (line.partition(":") for line in text.splitlines())
+    return {name: value.strip() for name, _, value in parted}
 
 
 def _numbers(line: str) -> tuple[int, int, int]:

@@ -18,6 +18,7 @@ from typing import Final
 import attrs
 
 from supervisor.errors import SandboxError
+from supervisor.sandbox.files import mounted_file
 from supervisor.sandbox.image import ImageFacts
 from supervisor.sandbox.policy import HardeningPolicy, Mount
 
@@ -71,16 +72,8 @@ def passwd_file(directory: Path, image: ImageFacts) -> Generator[Mount]:
     Raises:
         SandboxError: it cannot be written.
     """
-    path = directory / f"passwd-{secrets.token_hex(8)}"
-    try:
-        try:
-            path.write_text(passwd_text(image))
-            path.chmod(0o644)  # in the container everybody reads it
-        except OSError as error:
-            raise SandboxError("cannot make a passwd file") from error
-        yield Mount(str(path), PASSWD)
-    finally:
-        path.unlink(missing_ok=True)
+    with mounted_file(directory, passwd_text(image), PASSWD) as mount:
+        yield mount
 
 
 def user_name(image: ImageFacts) -> str:

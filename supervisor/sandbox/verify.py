@@ -22,6 +22,7 @@ from supervisor.provision.gate import build_gate, build_netprobe
 from supervisor.sandbox.apparmor import GATE_PROFILE, not_enforced
 from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.landlock import kernel_version
+from supervisor.sandbox.runtimes import Runtime, choose, read_runtimes
 from supervisor.sandbox.terminal import LeaseRequest
 from supervisor.settings import Settings
 
@@ -48,7 +49,8 @@ class EngineFacts:
 
     Attributes:
         local: containers can have this host's files and sockets mounted.
-        runtime: its default OCI runtime.
+        runtime: name of its default OCI runtime.
+        runtimes: all that it knows, by name.
         machine: `x86_64` or `aarch64`.
         remapped: it maps the users of containers to others of the host (userns-remap, or rootless).
         first_uid: what the containers' user 0 is on this host; None where that cannot be told.
@@ -69,6 +71,15 @@ class EngineFacts:
     apparmor: bool
     auto_remove: bool = True
     cgroup_driver: str = ""
+    runtimes: Mapping[str, Runtime] = attrs.field(factory=dict[str, Runtime])
+
+    def runtime_for(self, settings: Settings) -> Runtime:
+        """Return the runtime of the containers that `settings` ask for.
+
+        Raises:
+            ConfigurationError: see `runtimes.choose`.
+        """
+        return choose(settings, self.runtimes, self.runtime, local=self.local)
 
 
 async def read_engine(docker: Docker, settings: Settings) -> EngineFacts:
@@ -114,6 +125,7 @@ async def read_engine(docker: Docker, settings: Settings) -> EngineFacts:
         apparmor=has("apparmor"),
         auto_remove=auto_remove_is_harmless(info),
         cgroup_driver=str(info.get("CgroupDriver", "")) if local and not has("rootless") else "",
+        runtimes=read_runtimes(info),
     )
 
 
@@ -129,15 +141,20 @@ def first_uid(info: Mapping[str, Any], remapped: bool) -> int | None:
     return int(named[1]) if named else None
 
 
-def missing_measures(engine: EngineFacts) -> dict[Measure, str]:
+def missing_measures(engine: EngineFacts, runtime: Runtime) -> dict[Measure, str]:
     """Return the measures that cannot be had here, whether required or not: why, and how to get them. Not
-    egress: see `egress`.
+    egress: see `egress`. Nor those in whose place something else stands, with this runtime.
     """
     missing: dict[Measure, str] = {}
     if not engine.seccomp:
         missing[Measure.SECCOMP] = (
             "the engine has no seccomp: it needs a kernel with CONFIG_SECCOMP_FILTER, and an engine built "
             "with it"
+        )
+    elif argument := runtime.lacks_argument(Measure.SECCOMP):
+        missing[Measure.SECCOMP] = (
+            f"{runtime.kind.title} heeds no container's profile unless told: put {argument} among the "
+            f'"runtimeArgs" of {runtime.name} in the engine\'s daemon.json'
         )
     if not engine.apparmor:
         missing[Measure.APPARMOR] = (
@@ -149,7 +166,7 @@ def missing_measures(engine: EngineFacts) -> dict[Measure, str]:
         missing[Measure.SESSION_UID] = (
             "the engine is on another host, where no passwd file can be mounted into containers"
         )
-    if engine.local and not kernel_version():
+    if engine.local and not runtime.kind.own_kernel and not kernel_version():
         missing[Measure.LANDLOCK] = (
             "this kernel has no Landlock: boot a newer one, with CONFIG_SECURITY_LANDLOCK and lsm=landlock"
         )
@@ -158,7 +175,7 @@ def missing_measures(engine: EngineFacts) -> dict[Measure, str]:
             'the engine does not remap users: set "userns-remap": "default" in its daemon.json and restart '
             "it (set-up's own engine: ENGINE_USERNS_REMAP=true, then `make down`, and start again)"
         )
-    return missing
+    return {measure: why for measure, why in missing.items() if measure not in runtime.kind.covered}
 
 
 def auto_remove_is_harmless(info: dict[str, Any]) -> bool:

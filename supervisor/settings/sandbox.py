@@ -51,6 +51,13 @@ class SandboxSettings:
     docker_host: str = setting(
         "DOCKER_HOST", "", as_is, "The engine's socket; empty: where set-up or the system has one."
     )
+    runtime: str = setting(
+        "CONTAINER_RUNTIME",
+        "",
+        as_is,
+        "OCI runtime of the session containers, by its name at the engine; empty: the engine's default.",
+        matches(r"|[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", "a name of letters, digits, _ . -"),
+    )
     image: str = setting(
         "DOCKER_IMAGE_NAME", "terminal-supervisor-sandbox:latest", as_is, "Image of the session containers."
     )

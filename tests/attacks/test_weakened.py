@@ -8,12 +8,13 @@ from supervisor.measures import Measure
 from supervisor.provision.compiler import docker_directory
 from supervisor.sandbox.image import ImageFacts
 from supervisor.sandbox.policy import HardeningPolicy
+from supervisor.sandbox.runtimes import Runtime
 from supervisor.sandbox.seccomp import load_profile
 from supervisor.settings import Settings
 
 IMAGE = ImageFacts(id="sha256:abc", name="image", user="appuser", uid=1000, gid=1000, home="/home/appuser")
 POLICY = HardeningPolicy.from_settings(
-    Settings(network="none"), IMAGE, load_profile(docker_directory() / "seccomp.json"), "runc"
+    Settings(network="none"), IMAGE, load_profile(docker_directory() / "seccomp.json"), Runtime("runc")
 )
 CONFIG = POLICY.to_create_config(["gate"], labels={})
 

@@ -21,6 +21,7 @@ from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.inside import Verdict, judge
 from supervisor.sandbox.policy import HardeningPolicy
 from supervisor.sandbox.providers import open_docker_provider
+from supervisor.sandbox.runtimes import Runtime
 from supervisor.sandbox.seccomp import load_profile
 from supervisor.sandbox.seen import Seen, parse_report
 from supervisor.sandbox.terminal import LeaseRequest
@@ -109,7 +110,7 @@ def outside(view: Seen) -> Seen:
 @pytest.fixture(scope="module")
 def policy() -> HardeningPolicy:
     profile = load_profile(docker_directory() / "seccomp.json")
-    policy = HardeningPolicy.from_settings(Settings(network="none"), IMAGE, profile, "runc")
+    policy = HardeningPolicy.from_settings(Settings(network="none"), IMAGE, profile, Runtime("runc"))
     return attrs.evolve(policy, user_of_its_own=True, session_profile="ably-cli-sandbox-session-0123")
 
 

@@ -11,6 +11,7 @@ from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.landlock import gate_arguments, kernel_version
 from supervisor.sandbox.policy import HardeningPolicy
 from supervisor.sandbox.providers import open_docker_provider
+from supervisor.sandbox.runtimes import Runtime
 from supervisor.sandbox.seccomp import load_profile
 from supervisor.sandbox.terminal import LeaseRequest
 from supervisor.settings import Settings
@@ -88,7 +89,7 @@ def test_ports_are_those_of_egress() -> None:
 
     def ports(**changes: object) -> tuple[int, ...] | None:
         settings = Settings(**changes)  # type: ignore[arg-type]
-        return HardeningPolicy.from_settings(settings, IMAGE, profile, "runc").ports
+        return HardeningPolicy.from_settings(settings, IMAGE, profile, Runtime("runc")).ports
 
     assert ports(egress_ports=(443, 8443)) == (53, 443, 8443)
     assert ports(hardening_without=("egress",)) is None, "then packets may go anywhere"

@@ -16,6 +16,7 @@ from supervisor.errors import ConfigurationError
 from supervisor.measures import OPTIONAL, Measure, MeasureStatus, SecurityStatus, parse_opt_outs
 from supervisor.sandbox import apparmor
 from supervisor.sandbox.providers import open_docker_provider, open_provider
+from supervisor.sandbox.runtimes import Runtime
 from supervisor.sandbox.security import GONE_WITHOUT, as_required, opt_out_lines, require_measures, table
 from supervisor.sandbox.verify import EngineFacts, first_uid, missing_measures
 from supervisor.settings import Settings
@@ -56,7 +57,7 @@ def test_a_wrong_name_is_an_error_of_the_settings() -> None:
 
 
 def test_all_that_is_missing_is_said_at_once() -> None:
-    missing = missing_measures(BARE)
+    missing = missing_measures(BARE, Runtime("runc"))
     assert missing.keys() == {Measure.SECCOMP, Measure.APPARMOR, Measure.USERNS}
     text = "\n".join(require_measures(missing, ()))
     for part in (
@@ -88,7 +89,7 @@ def test_the_kernels_list_of_profiles(
     if profiles is not None:
         path.write_text(profiles)
     monkeypatch.setattr(apparmor, "_LOADED", path)
-    missing = missing_measures(WELL)
+    missing = missing_measures(WELL, Runtime("runc"))
     if complaint:
         assert complaint in missing[Measure.APPARMOR]
     else:

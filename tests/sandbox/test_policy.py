@@ -13,6 +13,7 @@ from supervisor.provision.compiler import docker_directory
 from supervisor.sandbox.identity import LABEL_DEADLINE, LABEL_PRODUCT, this_process
 from supervisor.sandbox.image import ImageFacts, facts_of, find_user
 from supervisor.sandbox.policy import Difference, HardeningPolicy, Mount
+from supervisor.sandbox.runtimes import Runtime
 from supervisor.sandbox.seccomp import load_profile
 from supervisor.settings import Settings
 from supervisor.settings.knob import MIB
@@ -40,7 +41,7 @@ def policy() -> HardeningPolicy:
         Settings(hardening_without=("apparmor",)),
         IMAGE,
         load_profile(docker_directory() / "seccomp.json"),
-        "runc",
+        Runtime("runc"),
     )
 
 
@@ -162,7 +163,7 @@ def test_the_settings_are_heeded() -> None:
         network="other",
     )
     profile = load_profile(docker_directory() / "seccomp.json")
-    policy = HardeningPolicy.from_settings(settings, IMAGE, profile, "runsc")
+    policy = HardeningPolicy.from_settings(settings, IMAGE, profile, Runtime("runsc"))
     host = policy.to_create_config(["/gate"], labels={}, tty=True)["HostConfig"]
     assert (host["Memory"], host["NanoCpus"], host["PidsLimit"]) == (100 * MIB, 500_000_000, 20)
     assert "size=209715200" in host["Tmpfs"]["/data"]

@@ -19,6 +19,7 @@ from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.image import ImageFacts
 from supervisor.sandbox.policy import HardeningPolicy
 from supervisor.sandbox.providers import open_docker_provider
+from supervisor.sandbox.runtimes import Runtime
 from supervisor.sandbox.seccomp import load_profile
 from supervisor.sandbox.terminal import LeaseRequest
 from supervisor.sandbox.users import SessionUsers, passwd_file, passwd_text
@@ -39,7 +40,7 @@ IMAGE = ImageFacts(
 @pytest.fixture(scope="module")
 def policy() -> HardeningPolicy:
     profile = load_profile(docker_directory() / "seccomp.json")
-    return HardeningPolicy.from_settings(Settings(network="none"), IMAGE, profile, "runc")
+    return HardeningPolicy.from_settings(Settings(network="none"), IMAGE, profile, Runtime("runc"))
 
 
 @pytest.mark.parametrize("remapped", [False, True])
