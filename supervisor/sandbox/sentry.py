@@ -67,7 +67,7 @@ def _filtered(_policy: HardeningPolicy, behind: Behind) -> Iterator[Difference]:
 
 def _shut_in(_policy: HardeningPolicy, behind: Behind) -> Iterator[Difference]:
     """The sentry has none of this host's files: its root is an empty directory, which it cannot write to."""
-    root = behind.sentry.mount("/")
+    root = behind.sentry.mount("/")  # None, too, where only root may look
     if root is None or root.kind != "tmpfs" or "ro" not in root.options:
         yield Difference("mount /", "tmpfs, ro", root and [root.kind, *sorted(root.options)])
 
@@ -82,16 +82,20 @@ def _nobody(_policy: HardeningPolicy, behind: Behind) -> Iterator[Difference]:
     users = set(behind.sentry.status.get("Uid", "").split())
     if not users or "0" in users:
         yield Difference("Uid", "another than 0", sorted(users))
-    if behind.sentry.namespaces.get("user") == behind.ours["user"]:
-        yield Difference("namespace user", "its own", "shared with the supervisor")
+    yield from _apart("user", behind)
 
 
 def _namespaces(policy: HardeningPolicy, behind: Behind) -> Iterator[Difference]:
-    for kind, inode in behind.ours.items():
-        if kind == "user" or kind in policy.runtime.kind.shared:
-            continue  # `_nobody` says it of the former
-        if behind.sentry.namespaces.get(kind) in {None, inode}:
-            yield Difference(f"namespace {kind}", "its own", "shared with the supervisor")
+    for kind in behind.ours.keys() - policy.runtime.kind.shared - {"user"}:  # of which `_nobody` speaks
+        yield from _apart(kind, behind)
+
+
+def _apart(kind: str, behind: Behind) -> Iterator[Difference]:
+    """The sentry has a namespace of that kind of its own."""
+    found = behind.sentry.namespaces.get(kind)
+    if found in {None, behind.ours[kind]}:
+        why = "shared with the supervisor" if found else "not to be seen by this user, who should be root"
+        yield Difference(f"namespace {kind}", "its own", why)
 
 
 CHECKS: Final = {
