@@ -101,6 +101,8 @@ def parse_report(payload: bytes, unlisted: Set[str] = frozenset()) -> Seen:
         if not isinstance(landlock, bytes) or len(landlock) != 4:
             raise SandboxError("the gate's report is malformed")
         ptmx = entries.pop(PTMX)
+        limits = {name: _asked_limit(entries.pop(key)) for key, name in _ASKED.items() if key in entries}
+        no_new_privileges = entries.pop(NO_NEW_PRIVILEGES, None)
         texts = {name: value.decode() for name, value in entries.items() if isinstance(value, bytes)}
         proc = {
             name.removeprefix("/proc/self/"): text
@@ -113,8 +115,6 @@ def parse_report(payload: bytes, unlisted: Set[str] = frozenset()) -> Seen:
             if name.startswith(f"{_CGROUP}/")
         }
         seen = _seen(proc, cgroup)
-        limits = {name: _asked_limit(entries[key]) for key, name in _ASKED.items() if key in entries}
-        no_new_privileges = entries.get(NO_NEW_PRIVILEGES)
     except (ValueError, KeyError, IndexError, struct.error) as error:
         raise SandboxError("the gate's report is malformed") from error
     missing = {"status", "uid_map", "gid_map", "limits", "net/dev", "mountinfo"} - proc.keys()

@@ -264,6 +264,7 @@ def test_what_is_not_as_it_should_be_behind_gvisor(behind: Behind, told: str) ->
         ({"/proc/self/status": STATUS.replace("CapBnd:\t00", "CapBnd:\t01").encode()}, "inside CapBnd"),
         ({"no-new-privs": bytes(4)}, "inside no-new-privs"),
         ({"limit nofile": (1024).to_bytes(8, "big") * 2}, "inside Max open files"),
+        ({"limit core": b"\xff" * 16}, "inside Max core file size"),
         ({"/proc/self/mountinfo": GVISOR_MOUNTS.replace("/ / ro", "/ / rw").encode()}, "inside mount /"),
         (
             {"/proc/self/mountinfo": GVISOR_MOUNTS.replace("/tmp rw,noexec", "/tmp rw").encode()},
