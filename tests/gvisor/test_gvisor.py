@@ -23,6 +23,7 @@ import trio
 from faults.supervised import WORKBENCH, supervised
 from faults.visitor import PROMPT, visit
 
+from supervisor.attacks.run import run as attack
 from supervisor.engine import Docker
 from supervisor.errors import ConfigurationError
 from supervisor.measures import Measure
@@ -258,6 +259,24 @@ async def test_refused(engine: Engine, runtime: str, without: tuple[str, ...], t
     with trio.fail_after(LIMIT), pytest.raises(ConfigurationError, match=told):
         async with open_docker_provider(engine.settings(runtime, hardening_without=without)):
             raise AssertionError
+
+
+async def test_attacks_are_on_the_hosts_kernel(engine: Engine) -> None:
+    with pytest.raises(ConfigurationError, match="gVisor keeps sessions from that"):
+        await attack(engine.settings("runsc"), ())
+
+
+async def test_a_profile_has_a_runtime_of_its_own(engine: Engine, tmp_path: Path) -> None:
+    profiles = tmp_path / "profiles.toml"
+    profiles.write_text('[own-kernel]\nCONTAINER_RUNTIME = "runsc"\n')
+    without = ("apparmor", "userns", "landlock")
+    settings = engine.settings("", profiles=profiles, hardening_without=without)
+    with trio.fail_after(LIMIT):
+        async with open_docker_provider(settings, verify=False) as provider:
+            for profile, kernel in (("own-kernel", b"4.4.0"), ("", os.uname().release.encode())):
+                ask = LeaseRequest("one", ("cat", "/proc/version"), profile=profile)
+                async with provider.lease(ask) as terminal:
+                    await until(terminal, b"Linux version " + kernel)
 
 
 async def test_a_supervisor_that_is_killed_leaves_nothing(engine: Engine, tmp_path: Path) -> None:
