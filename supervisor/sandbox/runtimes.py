@@ -66,10 +66,10 @@ GVISOR: Final = Kind(
     sentry=True,
     covered={
         Measure.APPARMOR: "no program of a session calls this host's kernel, so that a profile would confine "
-        "nothing: gVisor's kernel serves them, from an empty root directory and behind a filter of its own",
+        "nothing: gVisor's kernel serves them, in a read-only root of its own and behind a filter of its own",
         Measure.LANDLOCK: "gVisor's kernel has no Landlock; its files, terminals and sockets are its own, "
-        "and it works behind a filter in an empty root directory. What Landlock keeps a session from doing "
-        "to itself stays possible: listening, opening terminals, signals to its own gate",
+        "and it works behind a filter, in a read-only root of its own. What Landlock keeps a session from "
+        "doing to itself stays possible: listening, opening terminals, signals to its own gate",
         Measure.USERNS: "a user in gVisor is none of this host's: its kernel runs as an unprivileged one, in "
         "a user namespace of its own. Only what opens the container's files for it is root, behind a filter",
     },

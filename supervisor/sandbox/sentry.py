@@ -66,7 +66,7 @@ def _filtered(_policy: HardeningPolicy, behind: Behind) -> Iterator[Difference]:
 
 
 def _shut_in(_policy: HardeningPolicy, behind: Behind) -> Iterator[Difference]:
-    """The sentry has none of this host's files: its root is an empty directory, which it cannot write to."""
+    """The sentry's root is a directory of its own, in memory, which it cannot write to."""
     root = behind.sentry.mount("/")  # None, too, where only root may look
     if root is None or root.kind != "tmpfs" or "ro" not in root.options:
         yield Difference("mount /", "tmpfs, ro", root and [root.kind, *sorted(root.options)])
