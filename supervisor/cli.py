@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -197,6 +199,24 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="as JSON")
     command.set_defaults(run=_sessions)
 
+    command = commands.add_parser("recordings", help="list the recordings in RECORDING_DIRECTORY")
+    command.add_argument("--json", action="store_true", help="as JSON")
+    command.set_defaults(run=_recordings)
+
+    command = commands.add_parser("play", help="play a recording; nothing in it acts on this terminal")
+    command.add_argument("file", type=Path, metavar="FILE", help="asciicast, version 2")
+    command.add_argument(
+        "--speed", type=_positive, default=1.0, metavar="N", help="times as fast as it was (default: 1)"
+    )
+    command.add_argument(
+        "--idle-limit",
+        type=_positive,
+        default=math.inf,
+        metavar="S",
+        help="seconds that a pause lasts at most",
+    )
+    command.set_defaults(run=_play)
+
     command = commands.add_parser("top", help="show the sessions live; end and watch them")
     command.set_defaults(run=_top)
     commands.add_parser("bench", help="measure this or another terminal server: see `bench --help`")
@@ -377,6 +397,25 @@ def _top(settings: Settings, options: argparse.Namespace) -> None:
     from supervisor.admin.top import top
 
     trio.run(top, settings)
+
+
+def _recordings(settings: Settings, options: argparse.Namespace) -> None:
+    from supervisor.admin.recordings import print_recordings
+
+    print_recordings(settings, as_json=options.json)
+
+
+def _play(settings: Settings, options: argparse.Namespace) -> None:
+    from supervisor.admin.recordings import play
+
+    with suppress(KeyboardInterrupt):
+        trio.run(partial(play, options.file, speed=options.speed, idle_limit=options.idle_limit))
+
+
+def _positive(text: str) -> float:
+    if not (number := float(text)) > 0:
+        raise argparse.ArgumentTypeError(f"{text}: must be more than 0")
+    return number
 
 
 def _bench(arguments: list[str]) -> int:

@@ -36,6 +36,8 @@ from supervisor.sandbox.providers import handing, measuring, open_provider
 from supervisor.sandbox.terminal import SandboxProvider
 from supervisor.session.monitor import ResourceMonitor
 from supervisor.session.record import Records
+from supervisor.session.recorder import open_recorder
+from supervisor.session.recording import HandedRecording
 from supervisor.session.registry import SessionRegistry, SessionWatcher
 from supervisor.session.session import Session
 from supervisor.settings import Settings
@@ -119,9 +121,10 @@ async def running(
     async with (
         tracing(settings.traces, __version__),
         webhooks(settings) as hooks,
+        open_recorder(settings) as recorder,
         trio.open_nursery() as sessions,
     ):
-        registry = SessionRegistry(settings, provider, sessions)
+        registry = SessionRegistry(settings, provider, sessions, recorder)
         records = session_records(provider)
         registry.watchers += [records, *watchers, *([hooks] if hooks else [])]
         monitor = ResourceMonitor(settings, registry, measuring(provider), records)
@@ -158,12 +161,14 @@ async def take_over(
     if state is None or able is None:
         return
     with ExitStack() as unless_taken:
-        adopted: list[tuple[Session, AdoptedSandbox]] = []
+        adopted: list[tuple[Session, AdoptedSandbox, HandedRecording | None]] = []
         for each in state.sessions:
             sandbox = able.adopting(each.snapshot.id, each.sandbox)
             unless_taken.callback(sandbox.close)
+            if each.recording:
+                unless_taken.callback(each.recording.close)
             session = Session.restore(each.snapshot, house.settings_of(each.snapshot.profile))
-            adopted.append((session, sandbox))
+            adopted.append((session, sandbox, each.recording))
         await successor.take()
         unless_taken.pop_all()
     # No checkpoint from here on until each session is a task of its own, which nothing can lose any more.
@@ -172,8 +177,8 @@ async def take_over(
     if hooks is not None:
         hooks.go_on_with(state.events)
     able.inherit(state.names)
-    for session, sandbox in adopted:
-        registry.adopt(session, sandbox)
+    for session, sandbox, recording in adopted:
+        registry.adopt(session, sandbox, recording)
 
 
 async def serve(settings: Settings, announce: Callable[[str], None], *, takeover: bool = False) -> list[str]:

@@ -116,7 +116,7 @@ class AdminApp:
             return _json({"status": "closing"}, HTTPStatus.SERVICE_UNAVAILABLE)
         if len(self._view.registry) >= self._view.settings.max_sessions:
             return _json({"status": "full"}, HTTPStatus.SERVICE_UNAVAILABLE)
-        if problem := self._view.provider.unavailable:
+        if problem := self._view.provider.unavailable or self._view.registry.recorder.unavailable:
             return _json({"status": "unavailable", "problem": problem}, HTTPStatus.SERVICE_UNAVAILABLE)
         return _json({"status": "ready"})
 

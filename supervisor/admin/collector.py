@@ -135,6 +135,7 @@ class LiveNumbers:
         yield _total("input_bytes", "Bytes that have been typed.", typed)
         commands = registry.past_commands + sum(each.commands or 0 for each in sessions)
         yield _total("commands", "Commands that restricted shells say they have started.", commands)
+        yield _plain("recordings_open", "Sessions that are being recorded.", registry.recorder.open)
         kept = sum(session.scrollback.end - session.scrollback.start for session in registry)
         yield _plain("scrollback_bytes", "Output kept for a resume.", kept)
 

@@ -1,15 +1,15 @@
 """`terminal-supervisor top` and `sessions`: the sessions of a running supervisor, for people.
 
 `top` shows them live. A session can be ended, and watched: its output is shown as it comes, rewritten so that
-nothing in it can act on the operator's own terminal (`supervisor.protocol.replay`); whoever is in the session
-sees that there is another viewer.
+nothing in it can act on the operator's own terminal (`supervisor.admin.safe_output`); whoever is in the
+session sees that there is another viewer.
 """
 
 import os
 import sys
 import termios
 import tty
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any, Final, final
 
@@ -20,15 +20,14 @@ from rich.table import Table
 from rich.text import Text
 
 from supervisor.admin.client import Operator, open_operator
+from supervisor.admin.safe_output import RESTORE, SafeOutput
 from supervisor.errors import ConfigurationError
-from supervisor.protocol.replay import sanitize_replay
 from supervisor.settings import Settings
 
 REFRESH: Final = 1.0
 """Seconds between two looks."""
 HELP: Final = "↑↓ select   w watch   k end it   q quit"
 _UNITS: Final = ((1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K"))
-_LEAVE_ALTERNATE_SCREEN: Final = "\x1b[?1049l\x1b[0m\x1b[?25h\x1b[r"
 
 
 async def print_sessions(settings: Settings, *, as_json: bool) -> None:
@@ -106,13 +105,13 @@ async def top(settings: Settings) -> None:
     """
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ConfigurationError("top needs a terminal; `terminal-supervisor sessions` does not")
-    with _keys_at_once(sys.stdin.fileno()):
+    with keys_at_once(sys.stdin.fileno()):
         async with open_operator(settings) as operator:
             await Top(operator, Console(), sys.stdin.fileno()).run()
 
 
 @contextmanager
-def _keys_at_once(descriptor: int) -> Generator[None]:
+def keys_at_once(descriptor: int) -> Generator[None]:
     """Have keys told one by one and not shown, for as long as the block runs."""
     before = termios.tcgetattr(descriptor)
     try:
@@ -207,13 +206,14 @@ class Top:
             nursery.start_soon(until_key)
             try:
                 async with self._operator.output(session) as answer:
-                    async for shown in safe_output(answer.aiter_raw()):
-                        await _write(shown)
+                    safe = SafeOutput()
+                    async for data in answer.aiter_raw():
+                        await show(safe.feed(data))
                 self._said = f"{session} has ended"
             except ConfigurationError as error:
                 self._said = str(error)
             nursery.cancel_scope.cancel()
-        await _write(_LEAVE_ALTERNATE_SCREEN.encode())
+        await show(RESTORE)
 
     async def _key(self) -> str:
         await trio.lowlevel.wait_readable(self._keyboard)
@@ -229,18 +229,10 @@ class Top:
         return names.get(pressed) or pressed[:1].decode("ascii", "replace")
 
 
-async def safe_output(output: Any) -> AsyncGenerator[bytes]:
-    """Return a session's output as it comes, without anything that acts on a terminal or makes it answer."""
-    waiting = b""
-    async for data in output:
-        waiting += data
-        replay = sanitize_replay(waiting, trimmed=False)
-        waiting = waiting[replay.live_offset :]
-        if replay.data:
-            yield replay.data
-
-
-async def _write(data: bytes) -> None:
+async def show(data: bytes) -> None:
+    """Write `data` to standard output."""
+    waits = sys.stdout.isatty()  # a file does not, and cannot be waited for
     while data:
-        await trio.lowlevel.wait_writable(sys.stdout.fileno())
+        if waits:
+            await trio.lowlevel.wait_writable(sys.stdout.fileno())
         data = data[os.write(sys.stdout.fileno(), data) :]

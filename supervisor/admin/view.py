@@ -77,6 +77,9 @@ class View:
                 "scrollback_bytes": session.scrollback.end - session.scrollback.start,
                 "usage": _usage(self.monitor.watched.get(session.id)),
                 "container": session.facts.container or None,
+                "recording": str(session.recording.path)
+                if session.recording and session.recording.path
+                else None,
             }
 
     def statistics(self) -> dict[str, object]:

@@ -32,6 +32,7 @@ from supervisor.session.attachment import (
     TimeoutWarning,
 )
 from supervisor.session.limiter import TokenBucket
+from supervisor.session.recording import RECORDED
 from supervisor.session.session import Session
 
 FLUSH_AFTER = 0.1  # seconds that an incomplete code point waits for its rest
@@ -77,7 +78,10 @@ class AblySpeaker:
 
     async def attach(self, session: Session, resumed: bool) -> tuple[Attachment, Iterator[str]]:
         """`connected`, `hello`, the opener, the question for the window's size, and history."""
-        offset, output = 0, (b"" if self._house.provider.isolated else NO_ISOLATION) + REQUEST
+        told = b"" if self._house.provider.isolated else NO_ISOLATION
+        if self._house.is_recorded(session):
+            told += self._line(RECORDED).encode()
+        offset, output = 0, told + REQUEST
         if resumed:
             history = await read_history(session)
             # Live output goes on in the state in which a replay ends, so nothing comes between the two.

@@ -30,6 +30,7 @@ from supervisor.observability.traces import span
 from supervisor.profiles import read_profiles
 from supervisor.protocol.closing import EndReason
 from supervisor.sandbox.terminal import LeaseRequest, SandboxProvider
+from supervisor.session.recording import RECORDED
 from supervisor.session.registry import SessionRegistry
 from supervisor.session.session import Session
 from supervisor.session.visitor import Standing, Visitor
@@ -159,17 +160,19 @@ class House:
         self._waits.add(wait)
         return wait
 
-    @property
-    def notice(self) -> str | None:
-        """What every page says about the isolation of sessions; None when there is nothing to say."""
+    def notice(self, session: Session) -> str | None:
+        """What every page says about the isolation of sessions, and that this one is recorded; None when
+        there is nothing to say."""
+        notices = [RECORDED] if self.is_recorded(session) else []
         if not self.provider.isolated:
-            return NO_ISOLATION
-        without = self.provider.security.without
-        return (
-            f"This server runs without these measures of hardening: {', '.join(without)}."
-            if without
-            else None
-        )
+            notices.append(NO_ISOLATION)
+        elif without := self.provider.security.without:
+            notices.append(f"This server runs without these measures of hardening: {', '.join(without)}.")
+        return " ".join(notices) or None
+
+    def is_recorded(self, session: Session) -> bool:
+        """Whether what happens in `session` from now on is recorded, which its user is told."""
+        return session.recording is not None and session.recording.goes_on
 
     @property
     def ready(self) -> bool:
@@ -178,6 +181,7 @@ class House:
             self.closing is None
             and len(self.registry) < self.settings.max_sessions
             and self.provider.unavailable is None
+            and self.registry.recorder.unavailable is None
         )
 
     @property

@@ -87,7 +87,7 @@ class V1Speaker:
             window=settings.output_window,
             scrollback=settings.scrollback,
             isolated=self._house.provider.isolated,
-            notice=self._house.notice,
+            notice=self._house.notice(session),
             idle_timeout=settings.idle_timeout,
             max_duration=settings.max_duration,
             ends_in=session.deadlines.duration.deadline - trio.current_time(),

@@ -180,7 +180,8 @@ class Giver:
             sandbox = self.provider.hand(session.id, session.terminal)
             if sandbox is None:
                 raise HandoverError("a session is on a transport that cannot be handed over")
-            handed.append(HandedSession(session.snapshot(), sandbox))
+            recording = session.recording.hand() if session.recording else None
+            handed.append(HandedSession(session.snapshot(), sandbox, recording))
         return handed
 
     async def _send_state(self, channel: Channel, sessions: list[HandedSession], first: int) -> None:

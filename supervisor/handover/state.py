@@ -18,18 +18,20 @@ import attrs
 from supervisor.handover.channel import HandoverError
 from supervisor.sandbox.handing import HandedSandbox
 from supervisor.sandbox.terminal import ExitStatus
+from supervisor.session.recording import HandedRecording
 from supervisor.session.snapshot import SessionSnapshot
 
-VERSION: Final = 2
+VERSION: Final = 3
 _LENGTH = struct.Struct(">Q")
 
 
 @attrs.frozen
 class HandedSession:
-    """A session and its sandbox."""
+    """A session, its sandbox, and what is recorded of it."""
 
     snapshot: SessionSnapshot
     sandbox: HandedSandbox
+    recording: HandedRecording | None = None
 
 
 @attrs.frozen
@@ -76,6 +78,7 @@ def write_state(state: State, send: Callable[[int], int]) -> int:
                 "received": each.sandbox.received.hex(),
                 "status": attrs.astuple(each.sandbox.status) if each.sandbox.status else None,
             },
+            "recording": _describe(each.recording, send) if each.recording else None,
         }
         for each in state.sessions
     ]
@@ -108,7 +111,7 @@ def read_state(file: int, take: Callable[[int], int]) -> State:
 
         sessions: list[HandedSession] = []
         for each in head["sessions"]:
-            sandbox = each.pop("sandbox")
+            sandbox, recording = each.pop("sandbox"), each.pop("recording")
             # In the order in which they were written.
             each["input"], each["output"] = blob(each["input"]), blob(each["output"])
             each["owner"], each["address_key"] = (
@@ -125,9 +128,26 @@ def read_state(file: int, take: Callable[[int], int]) -> State:
                 received=bytes.fromhex(sandbox["received"]),
                 status=ExitStatus(*sandbox["status"]) if sandbox["status"] else None,
             )
-            sessions.append(HandedSession(snapshot, handed))
+            sessions.append(
+                HandedSession(snapshot, handed, _recording(recording, take) if recording else None)
+            )
         if position != len(data):
             raise ValueError("its length is not what it says")
         return State(sessions, head["names"], head["keys"], head["door"], head["events"])
     except (ValueError, KeyError, TypeError, struct.error) as error:
         raise HandoverError(f"the state of the other process cannot be understood: {error!r}") from error
+
+
+def _describe(recording: HandedRecording, send: Callable[[int], int]) -> dict[str, Any]:
+    assert recording.descriptor is not None
+    return {
+        **attrs.asdict(recording),
+        "descriptor": send(recording.descriptor),
+        "tails": [tail.hex() for tail in recording.tails],
+    }
+
+
+def _recording(described: dict[str, Any], take: Callable[[int], int]) -> HandedRecording:
+    output, entered = map(bytes.fromhex, described.pop("tails"))
+    descriptor = take(described.pop("descriptor"))
+    return HandedRecording(descriptor=descriptor, tails=(output, entered), **described)

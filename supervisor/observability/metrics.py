@@ -92,6 +92,20 @@ resource_alerts: Final = Counter(
     ["resource"],
     registry=REGISTRY,
 )
+recording_bytes: Final = Counter(
+    f"{PREFIX}recording_bytes", "Bytes written into recordings.", registry=REGISTRY
+)
+recording_omitted_bytes: Final = Counter(
+    f"{PREFIX}recording_omitted_bytes",
+    "Bytes of sessions that recordings lack because the disk was slow.",
+    registry=REGISTRY,
+)
+recording_failures: Final = Counter(
+    f"{PREFIX}recording_failures",
+    "Recordings that could not be begun, or ended before their sessions, by reason.",
+    ["reason"],
+    registry=REGISTRY,
+)
 audit_events: Final = Counter(
     f"{PREFIX}audit_events",
     "Audit events, the suppressed ones included.",

@@ -38,6 +38,8 @@ class EndReason(StrEnum):
     """The session ended on the server: its sandbox was lost, or an operator ended it."""
     RESOURCES = "resources"
     """The session hit the limits of its resources again and again."""
+    RECORDING = "recording"
+    """The session must be recorded, and cannot be."""
     SHUTDOWN = "shutdown"
     """The server is going away."""
     HANDOVER = "handover"
@@ -146,6 +148,15 @@ CLOSINGS: Mapping[EndReason, Closing] = MappingProxyType(
             4004,
             "Session used too many resources",
             "The session ended because it hit the limits of its resources again and again.",
+            False,
+            "disconnected",
+        ),
+        EndReason.RECORDING: Closing(
+            4004,
+            "recording",
+            4004,
+            "Session cannot be recorded",
+            "Sessions of this server must be recorded, and this one cannot be now.",
             False,
             "disconnected",
         ),

@@ -10,6 +10,10 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from supervisor.observability.audit import audit
+from supervisor.observability.log import get_logger
+from supervisor.reaping.recordings import settle
+
+log = get_logger(__name__)
 
 RECORDS: Final = "records"
 """Name of the directory of records in a supervisor's own."""
@@ -18,9 +22,9 @@ LOST: Final = "supervisor_lost"
 
 
 def settle_records(directory: Path) -> int:
-    """Tell the end of each session that `directory`, of a dead supervisor, has a record of; remove the
-    records and return how many there were. What was last known of a session is at most as old as the interval
-    of the resource monitor.
+    """Tell the end of each session that `directory`, of a dead supervisor, has a record of, and finish its
+    recording; remove the records and return how many there were. What was last known of a session is at most
+    as old as the interval of the resource monitor.
     """
     count = 0
     for path in sorted((directory / RECORDS).glob("*")):
@@ -35,6 +39,15 @@ def settle_records(directory: Path) -> int:
             for name, when in (("seen", seen), ("ended", time.time()))
         }
         audit("session ended", "warning", **{**fields, **moments, "reason": LOST, "status": None})
+        if recording := fields.get("recording"):
+            _finish(Path(str(recording)))
         path.unlink()
         count += 1
     return count
+
+
+def _finish(recording: Path) -> None:
+    try:
+        settle(recording)
+    except OSError as error:
+        log.warning("a recording could not be finished", recording=str(recording), problem=str(error))

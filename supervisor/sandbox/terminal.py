@@ -7,10 +7,12 @@ attach stream, one over a plain PTY on this host.
 
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Protocol
+from typing import Protocol, cast
 
 import attrs
+import trio
 
+from supervisor.errors import SandboxError
 from supervisor.measures import SecurityStatus
 
 
@@ -161,3 +163,11 @@ class SandboxProvider(Protocol):
             SandboxError: it could not be started, or is not as the policy asks (`HardeningError`).
         """
         ...
+
+
+def is_sandbox_fault(error: Exception) -> bool:
+    """Whether `error` says no more than that a sandbox, or its terminal, broke."""
+    if isinstance(error, ExceptionGroup):
+        group = cast("ExceptionGroup[Exception]", error)
+        return all(is_sandbox_fault(each) for each in group.exceptions)
+    return isinstance(error, (SandboxError, trio.BrokenResourceError))

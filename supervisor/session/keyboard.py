@@ -13,9 +13,12 @@ from typing import Final
 
 import trio
 
+from supervisor.observability import metrics
 from supervisor.sandbox.terminal import Terminal
 from supervisor.session.limiter import TokenBucket
 
+LATE_ECHO: Final = 1.0
+"""Seconds after which output is no answer to a key any more."""
 PIECE: Final = 4096
 """Bytes typed at once: what a PTY takes without waiting."""
 INTERRUPT: Final = b"\x03"
@@ -31,7 +34,6 @@ class Keyboard:
     Attributes:
         waiting: what has not been typed.
         typed: bytes that the terminal has taken.
-        typed_at: when the input was taken whose echo is still to come; 0.0 when none is.
         held_until: when what waits may be typed.
     """
 
@@ -39,8 +41,8 @@ class Keyboard:
         self._burst = burst
         self.waiting = bytearray()
         self.typed = 0
-        self.typed_at = 0.0
         self.held_until = -math.inf
+        self._typed_at = 0.0  # when the input was taken whose echo is still to come; 0.0 when none is
         self._limiter = TokenBucket(rate, burst, trio.current_time())
         self._plugged: tuple[Terminal, trio.Nursery] | None = None
         self._pumping = False
@@ -90,9 +92,17 @@ class Keyboard:
             self._arrived.unpark()
             self._start_pump()
 
+    def is_answered(self) -> None:
+        """Note that there is output: the echo of what was typed, if that is not long ago."""
+        if typed_at := self._typed_at:
+            echoed = trio.current_time() - typed_at
+            self._typed_at = 0.0
+            if echoed < LATE_ECHO:
+                metrics.echo.observe(echoed)
+
     def _note_taken(self, count: int) -> None:
         self.typed += count
-        self.typed_at = self.typed_at or trio.current_time()
+        self._typed_at = self._typed_at or trio.current_time()
 
     def _start_pump(self) -> None:
         if self._plugged and self.waiting and not self._pumping:

@@ -22,9 +22,9 @@ from supervisor.session.session import Session
 
 log = get_logger(__name__)
 
-SIZE: Final = 1024
-"""Bytes of a record's file, padded: it is overwritten in place by one call, so a killed process leaves either
-the old text or the new one."""
+SIZE: Final = 4096
+"""Bytes of a record's file, padded, a page: it is overwritten in place by one call, so a killed process
+leaves either the old text or the new one."""
 _WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
 _encode: Final = json.JSONEncoder(separators=(",", ":")).encode  # made once: it is used every few seconds
 
@@ -93,6 +93,7 @@ class Records:
             "input_bytes": numbers.input_bytes,
             "commands": numbers.commands,
             "peak_memory": session.facts.peak_memory,
+            **_recording(session),
         }
 
     def _write(self, session: Session, record: dict[str, Any]) -> None:
@@ -115,6 +116,13 @@ class Records:
             assert self._directory is not None
             self._directory.mkdir(mode=0o700, exist_ok=True)
             return os.open(path, _WRITE, 0o600)
+
+
+def _recording(session: Session) -> dict[str, str | None]:
+    if session.recording is None:
+        return {}
+    path = session.recording.path
+    return {"recording": str(path) if path else None, "recording_problem": session.recording.problem}
 
 
 def _moment(seconds: float) -> str:

@@ -12,6 +12,8 @@ from supervisor.errors import SandboxError, SessionRefusedError
 from supervisor.observability.log import get_logger
 from supervisor.protocol.closing import EndReason
 from supervisor.sandbox.terminal import LeaseRequest, SandboxProvider
+from supervisor.session.recorder import Recorder
+from supervisor.session.recording import HandedRecording
 from supervisor.session.session import Session
 from supervisor.session.visitor import Visitor
 from supervisor.settings import Settings
@@ -54,14 +56,22 @@ class SessionRegistry:
         back.
 
     Attributes:
+        recorder: of all sessions.
         watchers: told of each session, in order.
         alarms: for the sessions' clocks, and whoever does not outlive them.
         past_output_bytes, past_input_bytes, past_commands: of sessions that have gone.
     """
 
-    def __init__(self, settings: Settings, provider: SandboxProvider, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        provider: SandboxProvider,
+        nursery: trio.Nursery,
+        recorder: Recorder | None = None,
+    ) -> None:
         self.settings = settings
         self.provider = provider
+        self.recorder = recorder or Recorder(settings)
         self._nursery = nursery
         self._sessions: dict[str, Session] = {}
         self._closing = False
@@ -119,7 +129,9 @@ class SessionRegistry:
                 watcher.session_started(session)
 
         try:
-            await session.run(self.provider, self.alarms, task_status=_Announced(task_status, announce))
+            await session.run(
+                self.provider, self.alarms, self.recorder, task_status=_Announced(task_status, announce)
+            )
         finally:
             self._remove(session)
 
@@ -157,26 +169,40 @@ class SessionRegistry:
 
         Nobody may create or resume one meanwhile.
         """
-        return [session for session in self if await session.freeze()]
+        frozen: dict[Session, bool] = {}
+
+        async def freeze(session: Session) -> None:
+            frozen[session] = await session.freeze()
+
+        async with trio.open_nursery() as nursery:
+            for session in self:
+                nursery.start_soon(freeze, session)
+        return [session for session, can_go_on in frozen.items() if can_go_on]
 
     def thaw(self) -> None:
         """Let them go on."""
         for session in self:
             session.thaw()
 
-    def adopt(self, session: Session, provider: SandboxProvider) -> None:
-        """Go on with a restored session, whose terminal `provider` leases. It starts at once, in whatever way
-        it ends."""
+    def adopt(
+        self, session: Session, provider: SandboxProvider, recording: HandedRecording | None = None
+    ) -> None:
+        """Go on with a restored session, whose terminal `provider` leases, and with its recording. It starts
+        at once, in whatever way it ends."""
         self._add(session)
         session.thaw()
-        self._nursery.start_soon(self._keep_adopted, session, provider)
+        self._nursery.start_soon(self._keep_adopted, session, provider, recording)
 
-    async def _keep_adopted(self, session: Session, provider: SandboxProvider) -> None:
+    async def _keep_adopted(
+        self, session: Session, provider: SandboxProvider, recording: HandedRecording | None
+    ) -> None:
         try:
-            await session.run(provider, self.alarms)
+            await session.run(provider, self.alarms, self.recorder, recording)
         except (SandboxError, SessionRefusedError) as error:
             log.warning("a session that was handed over is lost", session=session.label, problem=str(error))
         finally:
+            if recording is not None:
+                recording.close()
             self._remove(session)
 
     def close(self, reason: EndReason) -> None:

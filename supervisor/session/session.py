@@ -11,29 +11,37 @@ watches, it runs freely into the scrollback.
 
 import secrets
 from collections.abc import Callable
-from typing import cast
 
 import attrs
 import trio
 
 from supervisor.alarms import Alarms
-from supervisor.errors import SandboxError, SessionRefusedError
+from supervisor.errors import SessionRefusedError
 from supervisor.observability import metrics
 from supervisor.observability.audit import audit_limited
 from supervisor.observability.log import get_logger
 from supervisor.observability.redaction import session_digest
 from supervisor.protocol.closing import EndReason, reason_for
 from supervisor.protocol.v1 import Role
-from supervisor.sandbox.terminal import ExitStatus, LeaseRequest, SandboxFacts, SandboxProvider, Terminal
+from supervisor.sandbox.terminal import (
+    ExitStatus,
+    LeaseRequest,
+    SandboxFacts,
+    SandboxProvider,
+    Terminal,
+    is_sandbox_fault,
+)
 from supervisor.session.attachment import Attachment, Ended, Notice
 from supervisor.session.audience import Audience
 from supervisor.session.deadlines import Deadlines
 from supervisor.session.keyboard import Keyboard
 from supervisor.session.limiter import TokenBucket
 from supervisor.session.pace import CommandPace
+from supervisor.session.recorder import Recorder
+from supervisor.session.recording import HandedRecording, Recording
 from supervisor.session.scrollback import Scrollback
 from supervisor.session.snapshot import SessionSnapshot, from_monotonic, to_monotonic
-from supervisor.session.state import SessionState
+from supervisor.session.state import SessionState, SessionStatistics
 from supervisor.session.visitor import Visitor
 from supervisor.session.window import Window
 from supervisor.settings import Settings
@@ -41,24 +49,7 @@ from supervisor.settings import Settings
 log = get_logger(__name__)
 
 READ_SIZE = 64 * 1024  # bytes taken from the terminal at once
-LATE_ECHO = 1.0  # seconds after which output is no answer to a key any more
-LIFETIME_MARGIN = (
-    60.0  # seconds that a sandbox's own deadline lies behind ours, so that it only counts when we hang
-)
-
-
-@attrs.frozen
-class SessionStatistics:
-    """A snapshot for logs and metrics: ages in seconds, sizes in bytes; None commands where nobody counts."""
-
-    state: SessionState
-    age: float
-    idle: float
-    writers: int
-    viewers: int
-    output_bytes: int
-    input_bytes: int
-    commands: int | None
+LIFETIME_MARGIN = 60.0  # seconds that a sandbox's own deadline lies behind ours: it counts when we hang
 
 
 class Session:
@@ -70,6 +61,7 @@ class Session:
         scrollback: its output, still readable after the end for viewers that have to catch up.
         ended: why it ended, once it has.
         terminal: what it runs in, once it is READY.
+        recording: of what happens in it; None where none is wanted.
         visitor: whose it is.
         was_ready: whether its user ever had a terminal.
         messages: at what rate its viewers may send messages.
@@ -92,6 +84,7 @@ class Session:
         self.state = SessionState.CREATED
         self.ended: Ended | None = None
         self.terminal: Terminal | None = None
+        self.recording: Recording | None = None
         self._keyboard = Keyboard(settings.input_rate, settings.input_burst)
         self._pace = CommandPace(settings.command_rate, self._keyboard, self._keys_wait)
         self._request = attrs.evolve(
@@ -124,6 +117,11 @@ class Session:
         return session_digest(self.id)
 
     @property
+    def size(self) -> tuple[int, int]:
+        """Columns and rows that its window has, or is about to have."""
+        return self._window.size
+
+    @property
     def facts(self) -> SandboxFacts:
         """What is known of its sandbox."""
         return self._request.facts
@@ -149,11 +147,13 @@ class Session:
         self,
         provider: SandboxProvider,
         alarms: Alarms,
+        recorder: Recorder,
+        recording: HandedRecording | None = None,
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Live from the lease of a sandbox to its return; `task_status.started()` once the user can type. The
-        clocks ring in `alarms`.
+        clocks ring in `alarms`; `recording` is what another process has recorded of it.
 
         Error handling: before `started`, errors go to the caller (`SandboxError`, and `SessionRefusedError`
         when `end` was called meanwhile); after it, they end this session and are logged, never raised.
@@ -161,21 +161,26 @@ class Session:
         try:
             with self._scope:
                 self._advance(SessionState.STARTING)
-                async with provider.lease(self._request) as terminal:
+                async with (
+                    recorder.record(self, recording) as self.recording,
+                    provider.lease(self._request) as terminal,
+                ):
                     self.terminal = terminal
+                    tapped = await self.recording.begin(terminal) if self.recording else terminal
                     self._advance(SessionState.READY)
                     self.was_ready = True
                     task_status.started()
-                    await self._serve(terminal, alarms)
+                    await self._serve(tapped, alarms)
                     self._advance(SessionState.ENDING)
             if self.state < SessionState.READY:
                 reason = self.ended.reason if self.ended else EndReason.ENDED
                 raise SessionRefusedError(reason.value, "The session was ended while it was being started.")
         except Exception as error:
             if self.state < SessionState.READY:
+                self._set_ended(Ended(reason_for(error)))
                 metrics.session_start_failures.labels(reason_for(error).value).inc()
                 raise
-            reason = EndReason.ENDED if _is_sandbox_fault(error) else EndReason.INTERNAL
+            reason = EndReason.ENDED if is_sandbox_fault(error) else EndReason.INTERNAL
             log.warning("session broke", session=self.label, reason=reason.value, exc_info=error)
             self._set_ended(Ended(reason))
         finally:
@@ -246,6 +251,8 @@ class Session:
         self._pumps.cancel()
         if self.state is SessionState.READY:
             await self._pumps_stopped.wait()
+            if self.recording:
+                await self.recording.settle()
         return self.state is SessionState.READY and self.ended is None
 
     def thaw(self) -> None:
@@ -259,8 +266,8 @@ class Session:
         return SessionSnapshot(
             id=self.id,
             owner=self.owner,
-            cols=self._window.size[0],
-            rows=self._window.size[1],
+            cols=self.size[0],
+            rows=self.size[1],
             born=to_monotonic(self._born),
             last_key=to_monotonic(self._last_key),
             idle_deadline=to_monotonic(self.deadlines.idle.deadline),
@@ -315,11 +322,7 @@ class Session:
             if not data:
                 return
             self.scrollback.append(data)
-            if typed_at := self._keyboard.typed_at:
-                echoed = trio.current_time() - typed_at
-                self._keyboard.typed_at = 0.0
-                if echoed < LATE_ECHO:
-                    metrics.echo.observe(echoed)
+            self._keyboard.is_answered()
             self._audience.wake()
             if shaper and (delay := shaper.charge(len(data), trio.current_time())):
                 await trio.sleep(delay)
@@ -412,10 +415,3 @@ class Session:
         """Have a program that fills the screen draw it again, for a client whose screen is not what the
         program thinks."""
         self._window.redraw()
-
-
-def _is_sandbox_fault(error: Exception) -> bool:
-    if isinstance(error, ExceptionGroup):
-        group = cast("ExceptionGroup[Exception]", error)
-        return all(_is_sandbox_fault(each) for each in group.exceptions)
-    return isinstance(error, (SandboxError, trio.BrokenResourceError))

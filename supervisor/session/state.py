@@ -2,6 +2,8 @@
 
 from enum import IntEnum
 
+import attrs
+
 
 class SessionState(IntEnum):
     """CREATED: registered. STARTING: a sandbox is being leased. READY: the user has a terminal. ENDING: the
@@ -22,3 +24,17 @@ class SessionState(IntEnum):
         if new <= self:
             raise RuntimeError(f"a session cannot go from {self.name} to {new.name}")
         return new
+
+
+@attrs.frozen
+class SessionStatistics:
+    """A snapshot for logs and metrics: ages in seconds, sizes in bytes; None commands where nobody counts."""
+
+    state: SessionState
+    age: float
+    idle: float
+    writers: int
+    viewers: int
+    output_bytes: int
+    input_bytes: int
+    commands: int | None

@@ -92,6 +92,8 @@ class Settings(
             problems.append("JWT_AUDIENCE and JWT_ISSUER: need JWT_KEYS_FILE")
         if self.webhook_url and len(self.webhook_secret) < 16:
             problems.append("WEBHOOK_SECRET: must have at least 16 characters, where WEBHOOK_URL is set")
+        if self.recording_required and self.recording_directory is None:
+            problems.append("RECORDING_REQUIRED=true: needs RECORDING_DIRECTORY")
         if self.access_token and len(self.access_token) < 16:
             problems.append("LOCAL_ACCESS_TOKEN: must have at least 16 characters")
         if self.admin_token and len(self.admin_token) < 16:

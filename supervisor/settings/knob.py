@@ -18,6 +18,7 @@ from supervisor.measures import parse_opt_outs
 KIB = 1024
 MIB = 1024 * KIB
 MINUTE = 60.0
+MAX_PATH = 512
 
 _SIZE_UNITS = {"": 1, "k": KIB, "m": MIB, "g": 1024 * MIB}
 
@@ -109,6 +110,13 @@ def ports(values: tuple[int, ...]) -> str | None:
     if wrong or not values:
         return "must be numbers from 1 to 65535, one at least, and not 53"
     return None
+
+
+def absolute(value: Path | None) -> str | None:
+    """Return what is wrong with the path of a directory, if anything is."""
+    if value is None or (value.is_absolute() and len(str(value)) <= MAX_PATH):
+        return None
+    return f"must be an absolute path of at most {MAX_PATH} characters"
 
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"

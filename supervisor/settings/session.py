@@ -1,8 +1,22 @@
-"""How long a session lives, and at what pace it moves bytes."""
+"""How long a session lives, at what pace it moves bytes, and what is recorded of it."""
+
+from pathlib import Path
 
 import attrs
 
-from supervisor.settings.knob import KIB, MIB, MINUTE, Between, milliseconds, parse_size, setting
+from supervisor.settings.knob import (
+    KIB,
+    MIB,
+    MINUTE,
+    Between,
+    absolute,
+    boolean,
+    if_any,
+    milliseconds,
+    parse_size,
+    path,
+    setting,
+)
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -77,4 +91,45 @@ class SessionSettings:
         int,
         "Commands that a session's restricted shell may start per minute: then its keys wait; 0: no limit.",
         Between(0, 1_000_000),
+    )
+    recording_directory: Path | None = setting(
+        "RECORDING_DIRECTORY",
+        None,
+        path,
+        "Directory, of this user alone (mode 0700), in which each session's output is recorded; empty: "
+        "nothing is recorded.",
+        absolute,
+    )
+    recording_required: bool = setting(
+        "RECORDING_REQUIRED",
+        False,
+        boolean,
+        "Refuse, or end, sessions that cannot be recorded completely; otherwise they go on without.",
+    )
+    record_input: bool = setting(
+        "RECORD_INPUT",
+        False,
+        boolean,
+        "Record what is typed, too: passwords are among it.",
+    )
+    recording_max_size: int = setting(
+        "RECORDING_MAX_SIZE",
+        64 * MIB,
+        parse_size,
+        "Longest recording of a session, bytes; it ends there.",
+        Between(64 * KIB, 1 << 40),
+    )
+    recording_directory_max_size: int = setting(
+        "RECORDING_DIRECTORY_MAX_SIZE",
+        10 * 1024 * MIB,
+        parse_size,
+        "All that is in the directory, bytes; nothing is recorded beyond it. 0: no limit.",
+        if_any(MIB, 1 << 50),
+    )
+    recording_min_free: int = setting(
+        "RECORDING_MIN_FREE",
+        1024 * MIB,
+        parse_size,
+        "Space of the directory's file system that recordings leave to others, bytes.",
+        Between(0, 1 << 50),
     )

@@ -1,6 +1,5 @@
 import os
 import pty
-import re
 import tty
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -13,7 +12,7 @@ from rich.console import Console
 from admin.stage import Stage, stage
 from supervisor.admin.client import open_operator
 from supervisor.admin.listener import administered
-from supervisor.admin.top import Top, duration, print_sessions, safe_output, session_table, size
+from supervisor.admin.top import Top, duration, print_sessions, session_table, size
 from supervisor.errors import ConfigurationError
 from supervisor.settings import Settings
 
@@ -65,17 +64,6 @@ async def test_a_wrong_token_is_told(tmp_path: Path) -> None:
     async with stage(admin_listen=listen, admin_token="x" * 16) as s, administered(s.supervisor.view):
         with pytest.raises(ConfigurationError, match="ADMIN_TOKEN"):
             await print_sessions(Settings(admin_listen=listen), as_json=True)
-
-
-async def test_watched_output_does_nothing_to_the_operators_terminal() -> None:
-    async def output() -> AsyncGenerator[bytes]:
-        for piece in (b"a\x1b]52;c;", b"eA==\x07b\x1b[", b"6nc\xc3", b"\xa4\x1b[31md"):
-            yield piece
-
-    shown = b"".join([piece async for piece in safe_output(output())])
-    assert b"52;" not in shown
-    assert b"6n" not in shown
-    assert re.sub(rb"\x1b\[[0-9;]*m", b"", shown) == "abcäd".encode()
 
 
 class Keyboard:

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import trio
+from recordings.cast import files, only, read
 
 from faults.supervised import supervised
 from faults.visitor import PROMPT, visit
+from supervisor.reaping.recordings import LOST
 
 pytestmark = pytest.mark.engine
 
@@ -24,15 +26,24 @@ def of_sessions(path: Path) -> list[Any]:
 async def test_each_session_has_one_end(
     docker_host: str, workbench_image: str, tmp_path: Path, teller: str
 ) -> None:
-    log = tmp_path / "audit.log"
+    log, recordings = tmp_path / "audit.log", tmp_path / "recordings"
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     with trio.fail_after(120):
         async with (
-            supervised(docker_host, tmp_path / "one", SECURITY_AUDIT_LOG=str(log)) as one,
+            supervised(
+                docker_host,
+                tmp_path / "one",
+                SECURITY_AUDIT_LOG=str(log),
+                RECORDING_DIRECTORY=str(recordings),
+                RECORDING_MIN_FREE="0",
+                RESOURCE_MONITORING_INTERVAL_MS="100",
+            ) as one,
             visit(one.url) as visitor,
         ):
             await visitor.read_until(PROMPT)
+            while PROMPT not in b"".join(path.read_bytes() for path in files(recordings)):
+                await trio.sleep(0.05)
             if teller == "next start":
                 for guard in one.guards():
                     os.kill(guard, signal.SIGKILL)
@@ -43,8 +54,14 @@ async def test_each_session_has_one_end(
                 pass
         while len(of_sessions(log)) < 2:
             await trio.sleep(0.05)
+        while files(recordings, "*.part"):
+            await trio.sleep(0.05)
     started, ended = of_sessions(log)
     assert (ended["event"], ended["reason"]) == ("session ended", "supervisor_lost")
     assert ended["session"] == started["session"]
     assert ended["container"].startswith("ts-")
     assert ended["hardening_verified"] is True
+    assert ended["recording"] == str(only(recordings))
+    cast = read(only(recordings))
+    assert PROMPT.decode() in cast.text("o")
+    assert cast.events[-1][1:] == ("m", LOST)

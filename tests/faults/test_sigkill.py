@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 import trio
+from recordings.cast import files, read
 
 from faults.supervised import LIFELINES, TOKEN, Supervised, instance_of, is_running, supervised
 from faults.visitor import PROMPT, SessionOverError, Visitor, visit
 from supervisor.reaping.directories import remove_dead_directories
+from supervisor.reaping.recordings import settle_all
 
 pytestmark = pytest.mark.engine
 
@@ -246,13 +248,20 @@ async def test_killed_at_any_moment_under_churn_it_leaves_nothing(
 ) -> None:
     at_once = trio.CapacityLimiter(2)  # the other one is a foreign supervisor under churn
     times: list[float] = []
+    recordings = tmp_path / "recordings"
 
     async def one_round(number: int) -> None:
         transport = "attach" if number % 3 == 2 else "lifeline"
         moment = random.Random(number).uniform(0.05, 2.5)
         with trio.fail_after(120):
             async with (
-                supervised(docker_host, tmp_path, SANDBOX_TRANSPORT=transport) as one,
+                supervised(
+                    docker_host,
+                    tmp_path,
+                    SANDBOX_TRANSPORT=transport,
+                    RECORDING_DIRECTORY=str(recordings),
+                    RECORDING_MIN_FREE="0",
+                ) as one,
                 trio.open_nursery() as nursery,
             ):
                 for visitor in range(4):
@@ -272,6 +281,10 @@ async def test_killed_at_any_moment_under_churn_it_leaves_nothing(
         for number in range(ROUNDS):
             rounds.start_soon(limited, number)
     assert len(times) == ROUNDS
+    settle_all(recordings)  # what had a file and no record yet, which a guard goes by
+    casts = [read(path) for path in files(recordings)]
+    assert len(casts) > ROUNDS
+    assert all(cast.events[-1][1] == "m" for cast in casts)
     print(f"\n{ROUNDS} kills under churn: containers gone after {max(times):.2f} s at most")
 
 

@@ -31,6 +31,7 @@ from supervisor.gateway.house import House
 from supervisor.gateway.pages import Pages
 from supervisor.gateway.server import Gateway
 from supervisor.protocol.v1 import SUBPROTOCOL
+from supervisor.session.recorder import Recorder
 from supervisor.session.registry import SessionRegistry
 from supervisor.session.session import Session
 from supervisor.settings import Settings
@@ -288,7 +289,11 @@ class Stage:
 
 @asynccontextmanager
 async def stage(
-    settings: Settings | None = None, provider: MemoryProvider | None = None, *, errors: bool = False
+    settings: Settings | None = None,
+    provider: MemoryProvider | None = None,
+    *,
+    errors: bool = False,
+    recorder: Recorder | None = None,
 ) -> AsyncGenerator[Stage]:
     """Open a gateway; at the end everything is cancelled, and nothing may be left.
 
@@ -298,7 +303,7 @@ async def stage(
     provider = provider or MemoryProvider()
     with structlog.testing.capture_logs() as logs, trio.fail_after(PATIENCE):
         async with trio.open_nursery() as sessions:
-            registry = SessionRegistry(settings, provider, sessions)
+            registry = SessionRegistry(settings, provider, sessions, recorder)
             tokens = OneTimeTokens(settings.access_token)
             gateway = Gateway(House(settings, provider, registry, tokens), pages())
             async with trio.open_nursery() as connections:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -55,13 +55,18 @@ class Server:
 
 @asynccontextmanager
 async def server(
-    directory: Path, *arguments: str, env_file: str = "/dev/null", **settings: str
+    directory: Path,
+    *arguments: str,
+    env_file: str = "/dev/null",
+    within: Sequence[str] = (),
+    **settings: str,
 ) -> AsyncGenerator[Server]:
-    """Run the command with these arguments; killed at the end, should it still run."""
+    """Run the command with these arguments, `within` another that executes it; killed at the end, should it
+    still run."""
     log = directory / f"{time.monotonic_ns()}.log"
     with log.open("wb") as stream:
         process = await trio.lowlevel.open_process(
-            [sys.executable, str(PROGRAM), "--env-file", env_file, *arguments],
+            [*within, sys.executable, str(PROGRAM), "--env-file", env_file, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stream,

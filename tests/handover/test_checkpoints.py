@@ -8,6 +8,7 @@ import attrs
 import pytest
 import trio
 import trio.testing
+from recordings.cast import only, read
 from sandbox.conftest import docker_settings
 
 from supervisor.admission.token import OneTimeTokens
@@ -21,6 +22,7 @@ from supervisor.handover.taking import succeeding
 from supervisor.sandbox.identity import LABEL_INSTANCE
 from supervisor.sandbox.providers import open_docker_provider
 from supervisor.sandbox.terminal import LeaseRequest
+from supervisor.session.recorder import open_recorder
 from supervisor.session.registry import SessionRegistry
 from supervisor.session.session import Session
 from supervisor.settings import Settings
@@ -58,20 +60,25 @@ async def prepare_and_give_up(settings: Settings) -> None:
         assert [each.snapshot.cols for each in state.sessions] == [80]
         for each in state.sessions:
             Session.restore(each.snapshot, settings)
+            assert each.recording
+            each.recording.close()
 
 
 @pytest.mark.engine
 async def test_a_hand_over_that_is_cancelled_changes_nothing(
-    request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+    request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    settings = docker_settings(request, transport="lifeline")
+    settings = docker_settings(
+        request, transport="lifeline", recording_directory=tmp_path, recording_min_free=0
+    )
     with trio.fail_after(LIMIT):
         async with (
             Docker(settings.docker_host) as docker,
             open_docker_provider(settings, verify=False) as provider,
+            open_recorder(settings) as recorder,
             trio.open_nursery() as nursery,
         ):
-            registry = SessionRegistry(settings, provider, nursery)
+            registry = SessionRegistry(settings, provider, nursery, recorder)
             gateway = Gateway(House(settings, provider, registry, OneTimeTokens()), Pages())
             session = await registry.create(b"", LeaseRequest("", ("sh",)))
             await nursery.start(gateway.run)
@@ -111,4 +118,6 @@ async def test_a_hand_over_that_is_cancelled_changes_nothing(
                 print(f"\nhand-over: {checkpoints} checkpoints, {count} rounds")
             assert checkpoints >= FEWEST
             assert finished >= 3, "the exchange itself does not get through"
+            output = session.scrollback.read(0, session.scrollback.end)
             nursery.cancel_scope.cancel()
+    assert read(only(tmp_path)).text("o").encode() == output, "what is recorded is whole"

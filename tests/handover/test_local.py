@@ -253,7 +253,7 @@ async def test_what_cannot_be_taken_over_is_said_in_a_sentence(tmp_path: Path) -
             assert other.log_has("HOST is '127.0.0.1' in the running server")
         async with second(tmp_path, one, VERSION_OF_HANDOVER="99") as other:
             assert await other.ended() == EXIT_NOT_TAKEN_OVER
-            assert other.log_has("speaks version 2 of the hand-over, and the new one version 99")
+            assert other.log_has("speaks version 3 of the hand-over, and the new one version 99")
         assert one.process.returncode is None
 
 

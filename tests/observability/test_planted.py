@@ -1,6 +1,6 @@
 """Secrets planted wherever a client or an operator can put one, and looked for in all that the program tells:
-log, audit log, metrics, status, sessions, settings, error messages, session records, webhooks, traces, what a
-server hands over to the next one, and all that this one tells in its turn."""
+log, audit log, metrics, status, sessions, settings, error messages, session records, recordings, webhooks,
+traces, what a server hands over to the next one, and all that this one tells in its turn."""
 
 import json
 import os
@@ -18,6 +18,7 @@ import httpx
 import pytest
 import trio
 from gateway.harness import ClosedError, V1Client, Wire, jwt, signed
+from recordings.cast import only
 
 from supervisor.handover.taking import succeeding
 from supervisor.protocol.v1 import SUBPROTOCOL
@@ -108,6 +109,8 @@ async def program(
         "WEBHOOK_URL": f"{hooks}/{PATH}",
         "WEBHOOK_SECRET": HOOK,
         "OTEL_EXPORTER_OTLP_ENDPOINT": traces,
+        "RECORDING_DIRECTORY": str(directory / "recordings"),
+        "RECORDING_MIN_FREE": "0",
     }
     command = [sys.executable, "-m", "supervisor", "--env-file", "/nonexistent", "demo"]
     command += ["--port", str(takes_over), *(["--takeover"] if takes_over else [])]
@@ -178,6 +181,10 @@ async def test_no_secret_is_told_anywhere(tmp_path: Path) -> None:
         (told[-4], "take-over"),
     ):
         assert expected in text, "it is there to be searched"
+    recording = only(tmp_path / "recordings")
+    header, output = recording.read_text().split("\n", 1)
+    assert f"echo {TYPED}" in output, "that is on the screen"
+    told += [recording.name, header, output.replace(TYPED, "")]
     for secret in PLANTED:
         for text in told:
             assert secret not in text, f"{secret}: {text[max(0, text.find(secret) - 300) :][:400]}"
@@ -193,12 +200,14 @@ async def state_for_a_successor(port: int) -> str:
         for each in state.sessions:
             os.close(each.sandbox.connection)
             os.close(each.sandbox.pty)
+            assert each.recording
+            each.recording.close()
         return str(attrs.asdict(state))
 
 
 async def everything(running: Running) -> list[str]:
     """Use the program, rightly and wrongly; return what its operator is shown."""
-    environment = {"ABLY_API_KEY": VALUE, "LANG": VALUE, "MY_PASSWORD": VALUE}
+    environment = {"ABLY_API_KEY": VALUE, "LANG": VALUE, "TERM": VALUE, "MY_PASSWORD": VALUE}
     config = signed(API_KEY, secret=SIGNING, accessToken=JWT, profile="small")
     good = await client(running.port)
     await good.auth(**config, environmentVariables=environment)
