@@ -103,6 +103,7 @@ async def program(
         "SECURITY_AUDIT_LOG": str(directory / "audit.log"),
         "LOG_LEVEL": "debug",
         "LOG_FORMAT": "json",
+        "DOCKER_HOST": "",  # what `state_for_a_successor` has
         "SESSION_COMMAND": "sh",
         "RESOURCE_MONITORING_INTERVAL_MS": "100",
         "PROFILES_FILE": str(directory / "profiles.toml"),
