@@ -26,10 +26,10 @@ from supervisor.gateway.pages import Pages
 from supervisor.gateway.server import Gateway
 from supervisor.handover.giving import Giver
 from supervisor.handover.taking import Successor, succeeding
+from supervisor.observability import traces
 from supervisor.observability.audit import audit
 from supervisor.observability.log import get_logger
 from supervisor.observability.service import Service
-from supervisor.observability.traces import tracing
 from supervisor.protocol.closing import EndReason
 from supervisor.sandbox.handing import AdoptedSandbox, HandingProvider
 from supervisor.sandbox.providers import handing, measuring, open_provider
@@ -119,7 +119,7 @@ async def running(
     """
     pages = pages or Pages()
     async with (
-        tracing(settings.traces, __version__),
+        traces.tracing(settings.traces, __version__),
         webhooks(settings) as hooks,
         open_recorder(settings) as recorder,
         trio.open_nursery() as sessions,
@@ -216,6 +216,7 @@ async def serve(settings: Settings, announce: Callable[[str], None], *, takeover
 
     async def retire(successor: int) -> None:
         service.tell(MAINPID=str(successor))
+        await traces.flush()
         sys.stdout.flush()
         # Nothing is this process's own any more: whatever it cleaned up would be the successor's.
         os._exit(EXIT_HANDED_OVER)

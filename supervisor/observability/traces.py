@@ -14,8 +14,11 @@ import trio
 from supervisor.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider as SendingProvider
     from opentelemetry.trace import Tracer, TracerProvider
 
+FLUSH_TIME: Final = 1.0
+"""Seconds to send what waits, of a process that another one goes on from."""
 SHUTDOWN_TIME: Final = 5.0
 """Seconds to send what is left at the end."""
 _NOTHING: Final = nullcontext()
@@ -25,6 +28,7 @@ class _Traces:
     """There is one, as there is one log."""
 
     tracer: "Tracer | None" = None
+    sender: "SendingProvider | None" = None
 
 
 def span(name: str, **attributes: str) -> AbstractContextManager[None]:
@@ -86,7 +90,16 @@ async def tracing(collector: str, version: str) -> AsyncGenerator[None]:
     provider.add_span_processor(BatchSpanProcessor(exporter))
     try:
         with traced_by(provider):
+            _Traces.sender = provider
             yield
     finally:
+        _Traces.sender = None
         with trio.move_on_after(SHUTDOWN_TIME, shield=True):
             await trio.to_thread.run_sync(provider.shutdown, abandon_on_cancel=True)
+
+
+async def flush() -> None:
+    """Send what waits, for a process that ends without leaving `tracing`; takes a moment at most."""
+    if _Traces.sender is not None:
+        with trio.move_on_after(FLUSH_TIME):
+            await trio.to_thread.run_sync(_Traces.sender.force_flush, abandon_on_cancel=True)

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from sandbox.conftest import docker_settings
 
 from supervisor.errors import ConfigurationError, SandboxError
-from supervisor.observability.traces import span, traced_by, tracing
+from supervisor.observability.traces import FLUSH_TIME, flush, span, traced_by, tracing
 from supervisor.sandbox.providers import open_docker_provider
 from supervisor.sandbox.terminal import LeaseRequest
 from supervisor.settings import Settings
@@ -90,7 +90,9 @@ async def test_a_collector_without_the_extra(monkeypatch: pytest.MonkeyPatch) ->
             pass
 
 
-async def test_spans_reach_a_collector() -> None:
+@pytest.mark.parametrize("ends", [True, False])
+async def test_spans_reach_a_collector(ends: bool) -> None:
+    """At the end, or before, where a process is about to end without one: it is handed over."""
     got: list[tuple[str, bytes]] = []
 
     class Collector(BaseHTTPRequestHandler):
@@ -109,6 +111,9 @@ async def test_spans_reach_a_collector() -> None:
             async with tracing(f"http://127.0.0.1:{server.server_port}/", "1.0"):
                 with span("session start"):
                     await trio.lowlevel.checkpoint()
+                if not ends:
+                    await flush()
+                    assert len(got) == 1
         finally:
             await trio.to_thread.run_sync(server.shutdown)
             thread.join()
@@ -123,3 +128,6 @@ async def test_a_collector_that_is_away_costs_no_more_than_a_moment_at_the_end()
         async with tracing("http://127.0.0.1:9", "1.0"):
             with span("session start"):
                 await trio.lowlevel.checkpoint()
+            begin = trio.current_time()
+            await flush()
+            assert trio.current_time() - begin < FLUSH_TIME + 1

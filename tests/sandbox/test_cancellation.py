@@ -72,8 +72,9 @@ async def test_nothing_is_left_of_a_cancelled_lease(
             containers = provider.containers
             containers.site = attrs.evolve(containers.site, sockets=Path(sockets))
             mine = {"label": [f"{LABEL_INSTANCE}={containers.site.identity.instance}"]}
-            await use(provider)
+            await trio.testing.wait_all_tasks_blocked()
             before = tasks()
+            await use(provider)
 
             async def nothing_left() -> None:
                 await trio.testing.wait_all_tasks_blocked()
