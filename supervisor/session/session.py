@@ -48,7 +48,7 @@ from supervisor.settings import Settings
 
 log = get_logger(__name__)
 
-READ_SIZE = 64 * 1024  # bytes taken from the terminal at once
+READ_SIZE = 128 * 1024  # bytes taken from the terminal at once: half of what a client has in flight at least
 LIFETIME_MARGIN = 60.0  # seconds that a sandbox's own deadline lies behind ours: it counts when we hang
 
 

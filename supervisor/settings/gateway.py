@@ -74,7 +74,7 @@ class GatewaySettings:
         "PING_INTERVAL_MS",
         25.0,
         milliseconds,
-        "Silence after which a WebSocket ping is sent.",
+        "Silence after which a frame of two bytes is sent; every fourth is a ping.",
         Between(1, 3600),
     )
     ping_timeout: float = setting(
