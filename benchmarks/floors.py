@@ -1,9 +1,11 @@
 """The floors: what is there without any server in between, behind the same interface as a server's client.
 
-`pty` is a PTY of this process, the physical limit of echo and output. `engine` is the engine alone: create,
+`pty` is a PTY of this process, the physical limit of echo and output: it is read as fast as that goes, by
+somebody who has nobody else to serve. `engine` is the engine alone: create,
 attach, start, with the HostConfig that the supervisor's policy makes, over the same engine client.
 """
 
+import errno
 import fcntl
 import os
 import pty
@@ -22,27 +24,55 @@ import trio
 from benchmarks.client import Access, Client
 from supervisor.engine import Docker
 from supervisor.engine.stream import Stream
-from supervisor.sandbox.pty import PtyStream
 
 COMMAND = ("/bin/bash", "--norc", "--noprofile")
+MUCH = 64 * 1024
+"""Bytes that are read at once: what a client of a server gets, too."""
 
 
 class PtyClient:
-    """A shell on a PTY."""
+    """A shell on a PTY; owns the descriptor."""
 
     ticket = ""
 
-    def __init__(self, stream: PtyStream) -> None:
-        self._stream = stream
+    def __init__(self, master: int) -> None:
+        os.set_blocking(master, False)
+        self._master = master
 
     async def type(self, data: bytes) -> None:
-        await self._stream.send_all(data)
+        while data:
+            try:
+                data = data[os.write(self._master, data) :]
+            except BlockingIOError:
+                await trio.lowlevel.wait_writable(self._master)
 
     async def read(self) -> bytes:
-        return await self._stream.receive_some()
+        await trio.lowlevel.checkpoint()
+        data = b""
+        while len(data) < MUCH:
+            try:
+                piece = os.read(self._master, MUCH)
+            except BlockingIOError:
+                if data:
+                    break
+                await trio.lowlevel.wait_readable(self._master)
+                continue
+            except OSError as error:
+                if error.errno != errno.EIO:  # nobody has the other end open any more
+                    raise
+                break
+            data += piece
+        return data
 
     async def leave(self) -> None:
-        await self._stream.aclose()
+        await trio.lowlevel.checkpoint()
+        self.close()
+
+    def close(self) -> None:
+        if self._master >= 0:
+            trio.lowlevel.notify_closing(self._master)
+            os.close(self._master)
+            self._master = -1
 
 
 @asynccontextmanager
@@ -63,11 +93,11 @@ async def open_pty(access: Access, ticket: str = "") -> AsyncGenerator[Client]:
         )
     finally:
         os.close(slave)
-    stream = PtyStream(master)
+    client = PtyClient(master)
     try:
-        yield PtyClient(stream)
+        yield client
     finally:
-        stream.close()
+        client.close()
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
