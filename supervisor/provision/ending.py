@@ -61,11 +61,16 @@ async def end(paths: EnginePaths, network_bridges: list[str]) -> None:
 
 
 async def _end_shims(paths: EnginePaths) -> None:
-    """Kill what runs in containers without an engine, then what held them."""
+    """Kill what runs in containers without an engine, then what held them. An engine elsewhere, whose
+    processes are seen from here, may well have the same paths: its network namespace is another one.
+    """
+    namespace = Path("/proc/self/ns/net").stat().st_ino
     shims = [
         info.pid
         for info in all_processes()
-        if info.name.startswith(_SHIM) and daemon.names(info, f"{paths.exec_root}/")
+        if info.name.startswith(_SHIM)
+        and info.network_namespace == namespace
+        and daemon.names(info, f"{paths.exec_root}/")
     ]
     for shim in shims:
         # The first processes of its containers: with them, the kernel ends all the others there.

@@ -1,5 +1,6 @@
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -12,7 +13,7 @@ import pytest
 import trio
 
 from supervisor.errors import ConfigurationError
-from supervisor.provision import daemon, engine
+from supervisor.provision import daemon, ending, engine
 from supervisor.provision.addresses import AddressPlan, Route, choose
 from supervisor.provision.daemon import EnginePaths, command_line, last_words, read_mark, running_pid
 from supervisor.provision.engine import bridge_name, candidates, engine_in_use
@@ -208,6 +209,32 @@ async def test_only_the_right_process_is_ended() -> None:
         sleeper.kill()
         await sleeper.wait()
     assert await end_process(sleeper.pid, "54321", 5)
+
+
+@pytest.mark.netns
+async def test_an_engine_of_the_same_paths_elsewhere_keeps_its_containers(
+    request: pytest.FixtureRequest, paths: EnginePaths, tmp_path: Path
+) -> None:
+    """In a container, say: its processes are seen from the host, their paths are its own."""
+    if os.geteuid() != 0 or not find_program("unshare"):
+        conftest.missing(request, "a network namespace takes root and unshare")
+    shim = tmp_path / "containerd-shim-test"
+    shutil.copy("/bin/sh", shim)
+    command = [str(shim), "-c", "echo ready; read end", f"{paths.exec_root}/containerd"]
+
+    def start(*prefix: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([*prefix, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    with start() as here, start("unshare", "--net") as elsewhere:
+        for each in (here, elsewhere):
+            assert each.stdout is not None
+            assert each.stdout.readline() == b"ready\n"
+        with trio.fail_after(20):
+            await ending.end(paths, [])
+            assert here.wait() == -signal.SIGKILL
+        assert elsewhere.poll() is None
+        elsewhere.communicate(b"\n")
+        assert elsewhere.returncode == 0
 
 
 def test_own_routes_do_not_drive_an_engine_away(paths: EnginePaths) -> None:
