@@ -148,6 +148,16 @@ static void many_terminals(const char *argument UNUSED)
     open_many("/dev/ptmx", O_RDWR | O_NOCTTY, 200, 3, "terminals, of those that all of the host share,");
 }
 
+static void many_signals(const char *argument UNUSED)
+{
+    enum { MANY = 1000 };
+    sigset_t all;
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, NULL);
+    for (int i = 0; i < MANY; i++) must(sigqueue(getpid(), SIGRTMIN, (union sigval){0}), "sigqueue");
+    succeeded("%d queued signals", MANY);
+}
+
 static void another_terminal(const char *argument UNUSED)
 {
     must(open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC), "/dev/ptmx");
@@ -161,6 +171,7 @@ const struct attack exhaustion_attacks[] = {
     {"cpu-hog", cpu_hog},
     {"many-files", many_files},
     {"many-terminals", many_terminals},
+    {"many-signals", many_signals},
     {"another-terminal", another_terminal},
     {NULL, NULL},
 };

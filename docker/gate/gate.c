@@ -617,6 +617,7 @@ static void send_report(void)
     report_limit("limit core", RLIMIT_CORE);
     report_limit("limit fsize", RLIMIT_FSIZE);
     report_limit("limit nofile", RLIMIT_NOFILE);
+    report_limit("limit sigpending", RLIMIT_SIGPENDING);
     report_number("no-new-privs", sys_no_new_privs());
     report_number("landlock", confined);
     memcpy(report, "SEEN", 4);

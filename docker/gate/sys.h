@@ -80,7 +80,7 @@ struct landlock_ruleset { uint64_t files, tcp, scoped; };
 struct landlock_path { uint64_t allowed; int fd; } __attribute__((packed));
 struct landlock_port { uint64_t allowed, port; };
 
-enum { PR_SET_DUMPABLE = 4, PR_GET_NO_NEW_PRIVS = 39, RLIMIT_FSIZE = 1, RLIMIT_CORE = 4, RLIMIT_NOFILE = 7, WNOHANG = 1, WALL = 0x40000000 };
+enum { PR_SET_DUMPABLE = 4, PR_GET_NO_NEW_PRIVS = 39, RLIMIT_FSIZE = 1, RLIMIT_CORE = 4, RLIMIT_NOFILE = 7, RLIMIT_SIGPENDING = 11, WNOHANG = 1, WALL = 0x40000000 };
 struct rlimit { uint64_t soft, hard; };
 
 #define SYSCALL(number, a, b, c, d, e) \

@@ -153,6 +153,7 @@ EXHAUSTION: Final = (
     Attack("cpu-hog", "use up the CPU", {LIMITS}, "{cpu}", bounded="1 s"),
     Attack("many-files", "use up open files", {LIMITS}, bounded="20,000"),
     Attack("many-terminals", "use up the terminals that all of the host share", {LANDLOCK}, bounded="600"),
+    Attack("many-signals", "use up queued signals, root's among them", {LIMITS}, bounded="1,000"),
     Attack("another-terminal", "a terminal that nobody watches", {LANDLOCK}),
 )
 

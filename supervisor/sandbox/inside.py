@@ -307,7 +307,12 @@ def _tmpfs(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
 
 
 def _limits(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
-    names = {"core": "Max core file size", "fsize": "Max file size", "nofile": "Max open files"}
+    names = {
+        "core": "Max core file size",
+        "fsize": "Max file size",
+        "nofile": "Max open files",
+        "sigpending": "Max pending signals",
+    }
     for name, value in policy.ulimits.items():
         if seen.limits.get(names[name]) != (str(value), str(value)):
             yield Difference(names[name], value, seen.limits.get(names[name]))

@@ -64,6 +64,9 @@ SHM_SIZE: Final = MIB
 """Bytes of /dev/shm: enough for semaphores, nothing to live in."""
 OPEN_FILES: Final = 512
 """Descriptors per process; Node and its tools use about a hundred."""
+QUEUED_SIGNALS: Final = 128
+"""Signals that are queued and POSIX timers of a session. Where users are remapped, the kernel charges them to
+the host's root as well (`inc_rlimit_get_ucounts` in the kernel's kernel/ucount.c), who has one such pool."""
 DNS_PORT: Final = 53
 """Names are asked for over TCP where an answer is long."""
 HOSTNAME: Final = "sandbox"
@@ -221,6 +224,7 @@ class HardeningPolicy:
             "core": 0,
             "fsize": max(self.tmp_size, self.config_size, RUN_SIZE),
             "nofile": OPEN_FILES,
+            "sigpending": QUEUED_SIGNALS,
         }
 
     def to_create_config(

@@ -28,6 +28,7 @@ _ASKED: Final = {
     "limit core": "Max core file size",
     "limit fsize": "Max file size",
     "limit nofile": "Max open files",
+    "limit sigpending": "Max pending signals",
 }
 _RIGHTS: Final = ("NSpid", "Uid", "Gid", "Groups", "Cap", "NoNewPrivs", "Seccomp")
 _CGROUP: Final = Path("/sys/fs/cgroup")

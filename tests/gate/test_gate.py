@@ -505,8 +505,9 @@ def test_report(start_gate: Start) -> None:
     assert b"\nPid:\t2\n" in status, "of the child, not of the gate"
     assert seen["landlock"] == b"\0\0\0\0", "without a rule nothing is given up"
     assert seen["/proc/version"] == Path("/proc/version").read_bytes()
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert seen["limit nofile"] == b"".join(limit.to_bytes(8, "big") for limit in limits)
+    for name in ("nofile", "sigpending"):
+        limits = resource.getrlimit(getattr(resource, f"RLIMIT_{name.upper()}"))
+        assert seen[f"limit {name}"] == b"".join(limit.to_bytes(8, "big") for limit in limits), name
     assert seen["no-new-privs"] in {bytes(4), b"\0\0\0\1"}
     assert seen["/dev/pts/ptmx"] == b""
     # Streams, what wakes it, and where it may be told to say what it starts.

@@ -50,6 +50,7 @@ LIMITS = """Limit                     Soft Limit           Hard Limit           
 Max core file size        0                    0                    bytes
 Max file size             67108864             67108864             bytes
 Max open files            512                  512                  files
+Max pending signals       128                  128                  signals
 """
 DEVICES = "Inter-|   Receive\n face |bytes\n    lo:       0       0\n"
 _FLAGS = "rw,nosuid,nodev,noexec,relatime"
@@ -149,6 +150,7 @@ BROKEN: list[tuple[str, dict[str, bytes | int], str]] = [
     ("executable", {"mountinfo": MOUNTS.replace("noexec,", "").encode()}, "mount /run"),
     ("too large", {"mountinfo": MOUNTS.replace("size=10240k", "size=90000k").encode()}, "size of /home"),
     ("files", {"limits": LIMITS.replace("512 ", "1024").encode()}, "Max open files"),
+    ("signals", {"limits": LIMITS.replace("128 ", "96365").encode()}, "Max pending signals"),
     ("no name", {"mountinfo": MOUNTS.replace("/etc/passwd", "/x").encode()}, "mount /etc/passwd"),
     ("memory", {"memory.max": b"max\n"}, "cgroup limit memory"),
     ("swap", {"memory.swap.max": b"max\n"}, "cgroup limit swap"),

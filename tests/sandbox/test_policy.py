@@ -120,6 +120,7 @@ def test_every_measure_is_asked_for(created: dict[str, Any]) -> None:
         "core": (0, 0),
         "fsize": (64 * MIB, 64 * MIB),
         "nofile": (512, 512),
+        "sigpending": (128, 128),
     }
     assert set(host["CapDrop"]) == {
         "ALL",

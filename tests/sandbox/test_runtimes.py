@@ -75,6 +75,7 @@ REPORT: dict[str, bytes | int] = {
     "limit core": bytes(16),
     "limit fsize": (67108864).to_bytes(8, "big") * 2,
     "limit nofile": (512).to_bytes(8, "big") * 2,
+    "limit sigpending": (128).to_bytes(8, "big") * 2,
     "no-new-privs": b"\0\0\0\1",
     "landlock": bytes(4),
 }
@@ -264,6 +265,7 @@ def test_what_is_not_as_it_should_be_behind_gvisor(behind: Behind, told: str) ->
         ({"/proc/self/status": STATUS.replace("CapBnd:\t00", "CapBnd:\t01").encode()}, "inside CapBnd"),
         ({"no-new-privs": bytes(4)}, "inside no-new-privs"),
         ({"limit nofile": (1024).to_bytes(8, "big") * 2}, "inside Max open files"),
+        ({"limit sigpending": (1024).to_bytes(8, "big") * 2}, "inside Max pending signals"),
         ({"limit core": b"\xff" * 16}, "inside Max core file size"),
         ({"/proc/self/mountinfo": GVISOR_MOUNTS.replace("/ / ro", "/ / rw").encode()}, "inside mount /"),
         (
