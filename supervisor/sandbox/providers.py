@@ -45,7 +45,7 @@ from supervisor.sandbox.policy import HardeningPolicy
 from supervisor.sandbox.pool import WarmPool
 from supervisor.sandbox.runtimes import find_ordinary
 from supervisor.sandbox.seccomp import staged_profile
-from supervisor.sandbox.security import as_required, require_measures, security_status
+from supervisor.sandbox.security import as_required, needless, require_measures, security_status
 from supervisor.sandbox.terminal import SandboxProvider
 from supervisor.sandbox.verify import EngineFacts, missing_measures, own_programs, read_engine, self_test
 from supervisor.settings import Settings
@@ -54,6 +54,8 @@ _log = get_logger("sandbox")
 
 KERNEL_MEMORY: Final = "kernel memory has no limit of its own: it is covered by the memory limit"
 """Engines on cgroup v1 accept a limit of it and do not enforce it; cgroup v2 has none."""
+NEEDLESS: Final = "{} could be had here now: take it out of HARDENING_WITHOUT, and run `check` again"
+"""Of an opt-out."""
 DRAIN_TIME: Final = 15.0
 """Seconds for removals that are still due when the provider is closed."""
 
@@ -370,7 +372,9 @@ async def _prove(provider: DockerProvider, settings: Settings, missing: Mapping[
         except (DockerError, SandboxError) as error:
             raise ConfigurationError(f"egress of the network {settings.network}: {error}") from error
         seen[Measure.EGRESS] = ("packets",)
-    provider.security = status = security_status(policy, missing, seen, [KERNEL_MEMORY])
+    could_be_had = needless(policy.without, missing)
+    notes = [KERNEL_MEMORY, *(NEEDLESS.format(each) for each in could_be_had)]
+    provider.security = status = security_status(policy, missing, seen, notes)
     if status.failing:
         raise ConfigurationError(
             "nothing has shown that these measures hold: "
@@ -381,7 +385,11 @@ async def _prove(provider: DockerProvider, settings: Settings, missing: Mapping[
         kind = policy.runtime.kind.title
         _log.info("measures in whose place a kernel of its own stands", kind=kind, measures=covered)
     if status.without:
-        _log.warning("sessions go without measures of hardening", without=list(status.without))
+        _log.warning(
+            "sessions go without measures of hardening",
+            without=list(status.without),
+            could_be_had=[str(each) for each in could_be_had],
+        )
 
 
 async def survey(settings: Settings) -> SecurityStatus:

@@ -45,6 +45,13 @@ def require_measures(missing: Mapping[Measure, str], without: Iterable[Measure])
     return problems
 
 
+def needless(without: Iterable[Measure], missing: Mapping[Measure, str]) -> list[Measure]:
+    """Return the measures that are gone `without` although nothing says that this host cannot have them.
+    Whether a network isolates only packets can tell.
+    """
+    return [each for each in OPTIONAL if each in without and each not in (*missing, Measure.ISOLATION)]
+
+
 def security_status(
     policy: HardeningPolicy,
     missing: Mapping[Measure, str],

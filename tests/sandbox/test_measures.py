@@ -17,7 +17,14 @@ from supervisor.measures import OPTIONAL, Measure, MeasureStatus, SecurityStatus
 from supervisor.sandbox import apparmor
 from supervisor.sandbox.providers import open_docker_provider, open_provider
 from supervisor.sandbox.runtimes import Runtime
-from supervisor.sandbox.security import GONE_WITHOUT, as_required, opt_out_lines, require_measures, table
+from supervisor.sandbox.security import (
+    GONE_WITHOUT,
+    as_required,
+    needless,
+    opt_out_lines,
+    require_measures,
+    table,
+)
 from supervisor.sandbox.verify import EngineFacts, first_uid, missing_measures
 from supervisor.settings import Settings
 from supervisor.settings.load import load_settings, read_env_file
@@ -128,6 +135,13 @@ def test_what_is_written_for_an_operator() -> None:
         opt_out_lines(broken)
 
 
+def test_an_opt_out_that_is_not_needed_any_more() -> None:
+    without = {Measure.USERNS, Measure.APPARMOR, Measure.ISOLATION}
+    assert needless(without, {Measure.APPARMOR: "no such kernel"}) == [Measure.USERNS]
+    assert needless((), {}) == []
+    assert needless(OPTIONAL, dict.fromkeys(OPTIONAL, "")) == []
+
+
 def test_what_could_not_be_had_at_first_is_told_by_its_reason() -> None:
     """What was then opened went without it; that it is there by now does not count."""
     opened = SecurityStatus(
@@ -211,7 +225,12 @@ def test_the_command_check(docker_host: str, workbench_image: str, tmp_path: Pat
     assert env_file.read_text() == content
     after = check(docker_host, env_file)
     assert after.returncode == 0
-    assert "seccomp" in after.stdout
+    assert "could be had" not in after.stdout
+    more = check(docker_host, env_file, HARDENING_WITHOUT=",".join(sorted({*failing, "seccomp"})))
+    assert more.returncode == 0
+    assert [line for line in more.stdout.splitlines() if "could be had" in line] == [
+        "note: seccomp could be had here now: take it out of HARDENING_WITHOUT, and run `check` again"
+    ]
 
 
 def test_check_needs_isolation_to_look_at(tmp_path: Path) -> None:
