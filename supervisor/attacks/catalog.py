@@ -237,9 +237,9 @@ SHARED: Final = tuple(
             {NAMESPACES, CAPABILITIES, USER, UID},
             "{neighbour},{variable}",
         ),
-        Attack(
-            "signal-neighbour", "end another session", {NAMESPACES, CAPABILITIES, USER, UID}, "{neighbour}"
-        ),
+        # Not stopped by dropped capabilities where the neighbour is in a user namespace: its owner, root of
+        # the host, has all of them in there (user_namespaces(7)).
+        Attack("signal-neighbour", "end another session", {NAMESPACES, USER, UID}, "{neighbour}"),
         Attack(
             "enter-host", "the host's files", {NAMESPACES, SECCOMP, CAPABILITIES, USER, UID}, "{supervisor}"
         ),

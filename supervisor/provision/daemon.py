@@ -1,5 +1,5 @@
 """An engine of the project's own: where its files are, how it is started, and told from other engines. How it
-is ended: `ending`.
+is ended: `ending`; whose users its containers have: `remapping`.
 
 It is `dockerd` with its own data root, exec root, pid file, socket, containerd namespace, bridge and address
 pool. It is started detached, in a session of its own, so that neither Ctrl-C nor a crash of the supervisor
@@ -10,12 +10,9 @@ The bridge is made before the start and handed over by name. (The default would 
 other's firewall rules when they start, so one is never started beside another (`other_engines`).
 """
 
-import contextlib
 import json
 import os
-import re
 import socket
-import stat
 from collections.abc import Iterable
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -31,9 +28,6 @@ from supervisor.provision.processes import ProcessInfo, all_processes, end_proce
 
 _COMMAND_DEADLINE = 30.0  # seconds, for `ip` and the launcher
 _END_GRACE = 30.0  # seconds
-_USER_NAMESPACES = Path("/proc/sys/user/max_user_namespaces")
-_INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
-_INSTANCES_FOR_ALL = 8192  # inotify instances: `shares.INSTANCES` for each of 250 containers
 _LOG_LIMIT = 8 * 1024 * 1024  # bytes after which the log of earlier runs is set aside at a start
 _LOG_READ = 256 * 1024  # bytes of its end that are looked through
 _LOG_LINES = 12  # of the engine's last words, in errors
@@ -44,7 +38,6 @@ _PASSED_ON = (
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "TMPDIR"),
 )
 
-_REMAPPED = re.compile(r"\d+\.\d+")
 _DAEMON_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # The engine needs many descriptors, so it gets the hard limit. `setsid` does not fork here, so $! is the
@@ -70,11 +63,6 @@ class EnginePaths:
     def socket(self) -> Path:
         """Its API socket."""
         return self.run / "docker.sock"
-
-    @property
-    def parents(self) -> list[Path]:
-        """The directories above its data root."""
-        return list(self.data.parents)
 
     @property
     def url(self) -> str:
@@ -117,16 +105,14 @@ class EnginePaths:
         return self.data.with_name(f"{self.data.name}-addresses.json")
 
 
-def can_remap(paths: EnginePaths) -> bool:
-    """Return whether the users of containers can be others of the host: the kernel has user namespaces to
-    give, and those others can reach the data root, as root file systems are in it.
+def make_directory(directory: Path) -> None:
+    """Make a directory, and what is missing above it. Others may pass, whatever the umask: containers' users
+    do.
     """
-    try:
-        namespaces = int(_USER_NAMESPACES.read_text())
-    except OSError:
-        return False
-    reachable = all(parent.stat().st_mode & stat.S_IXOTH for parent in paths.parents)
-    return namespaces > 0 and reachable
+    for each in (*reversed(directory.parents), directory):
+        if not each.exists():
+            each.mkdir(exist_ok=True)
+            each.chmod(0o755)
 
 
 def command_line(paths: EnginePaths, plan: AddressPlan, *, remap: bool) -> list[str]:
@@ -183,30 +169,13 @@ def names(info: ProcessInfo, text: str) -> bool:
     return any(text in argument for argument in info.arguments)
 
 
-def newly_remaps(paths: EnginePaths) -> bool:
-    """Return whether the engine, when started, leaves images behind that it had before it remapped users."""
-    had = (paths.data / "image").is_dir()
-    return can_remap(paths) and had and not remapped_roots(paths)
-
-
-def remapped_roots(paths: EnginePaths) -> list[Path]:
-    """Return the root directories that the engine has had while it remapped users (UID.GID)."""
-    inside = paths.data.iterdir() if paths.data.is_dir() else ()
-    return [each for each in inside if _REMAPPED.fullmatch(each.name)]
-
-
-def raise_shares(limit: Path = _INSTANCES) -> None:
-    """See to it that root, to whom the kernel charges what all containers with remapped users take, may have
-    enough inotify instances for all. Does nothing where the kernel does not let it.
-    """
-    with contextlib.suppress(OSError):
-        if int(limit.read_text()) < _INSTANCES_FOR_ALL:
-            limit.write_text(f"{_INSTANCES_FOR_ALL}\n")
-
-
-async def launch(paths: EnginePaths, *, remap: bool = False) -> int:
+async def launch(paths: EnginePaths, *, remap: bool) -> int:
     """Start the engine and return its pid; it does not answer yet. What an earlier one left in the way is
     removed.
+
+    Args:
+        paths: where it is.
+        remap: have it map containers' users to others of this host: see `remapping.make_possible`.
 
     Raises:
         ConfigurationError: no address range is free, the bridge could not be made, or a device of its name
@@ -215,10 +184,8 @@ async def launch(paths: EnginePaths, *, remap: bool = False) -> int:
     Resource handling: the mark is written first, so that `end` can clear away a start that went wrong
     anywhere.
     """
-    for directory in (paths.run, paths.data.parent):
-        if not directory.exists():
-            directory.mkdir(parents=True)
-            directory.chmod(0o755)  # whatever the umask: see `can_remap`
+    make_directory(paths.run)
+    make_directory(paths.data.parent)
     # An engine takes the containerd of one that crashed for alive when it is about to end, or is a zombie,
     # and waits for it in vain. Containers do not mind.
     await end_containerd(paths)
@@ -234,13 +201,11 @@ async def launch(paths: EnginePaths, *, remap: bool = False) -> int:
             f"something else. If nothing needs it, remove it: ip link delete {paths.bridge}"
         )
     # After a crash of the engine, its chains are there still.
-    mark = Mark(0, crashed.chains_before if crashed else await firewall.engine_chains())
+    mark = Mark(0, crashed.chains_before if crashed else await firewall.engine_chains(), remaps=remap)
     _write_mark(paths, mark)
     plan = await _plan_addresses(paths)
     await _make_bridge(paths.bridge, plan)
     addresses.write_block(paths.address_file, plan)
-    if remap := remap and can_remap(paths):
-        raise_shares()
     program, *arguments = command_line(paths, plan, remap=remap)
     environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     # Shielded (and bounded): an engine whose pid nobody has heard could not be ended.
@@ -275,11 +240,13 @@ class Mark:
             and is never ended unasked.
         chains_before: the firewall's chains of engines that were there before.
         kept: whether it stays until somebody says otherwise.
+        remaps: whether it maps containers' users to others of this host.
     """
 
     pid: int
     chains_before: firewall.Chains
     kept: bool = False
+    remaps: bool = False
 
 
 def read_mark(paths: EnginePaths) -> Mark | None:

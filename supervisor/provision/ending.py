@@ -15,7 +15,7 @@ from typing import Final
 import trio
 
 from supervisor.errors import ConfigurationError
-from supervisor.provision import addresses, daemon, firewall
+from supervisor.provision import addresses, daemon, firewall, remapping
 from supervisor.provision.daemon import EnginePaths
 from supervisor.provision.host import run
 from supervisor.provision.processes import all_processes, end_process
@@ -122,7 +122,7 @@ def _left_mounted(paths: EnginePaths) -> list[Path]:
     each container's root file system in there, and leaves that behind when it crashes or fails to start; in
     its run directory are its containers' network namespaces. A disk that somebody mounted there stays.
     """
-    roots = [paths.data, *daemon.remapped_roots(paths)]
+    roots = [paths.data, *remapping.remapped_roots(paths)]
     own = {point for point, source in _mounts() if source != "/" and str(point).endswith(source)}
     found = [each for each in roots if each in own]
     found += [each for each in mounts_below(paths.data) if each not in roots]

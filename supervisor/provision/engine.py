@@ -23,8 +23,8 @@ import trio
 
 from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError
-from supervisor.provision import daemon, ending
-from supervisor.provision.daemon import EnginePaths
+from supervisor.provision import daemon, ending, remapping
+from supervisor.provision.daemon import EnginePaths, Mark
 from supervisor.provision.host import Need, can_install, require
 from supervisor.provision.processes import look_at
 from supervisor.provision.report import Report, Step
@@ -90,7 +90,7 @@ async def engine_in_use(
     paths: EnginePaths | None = None,
     keep: bool = False,
     later: Sequence[Need] = (),
-    remap: bool = False,
+    remap: str = "auto",
 ) -> AsyncGenerator[Engine]:
     """Find or start an engine and hold on to it.
 
@@ -100,8 +100,8 @@ async def engine_in_use(
         paths: where the project's own is.
         keep: do not end it on leaving, nor when others leave it later; `end_engine` does.
         later: what later steps need, so that an error can name that as well.
-        remap: have the project's own map containers' users to others of the host, where it can; one that runs
-            stays as it is.
+        remap: whether the project's own maps containers' users to others of the host: `true`, `false`, or
+            `auto` for where it can. One that runs otherwise is started again, unless it is in use.
 
     Raises:
         ConfigurationError: there is none and none can be had; the text says what to do.
@@ -127,7 +127,7 @@ async def engine_in_use(
 
 
 async def _obtain(
-    docker_host: str, own: EnginePaths, later: Sequence[Need], step: Step, remap: bool
+    docker_host: str, own: EnginePaths, later: Sequence[Need], step: Step, remap: str
 ) -> tuple[Engine, int | None]:
     """Return an engine, and for the project's own the descriptor that holds the lock of its users."""
     for url in candidates(docker_host):
@@ -146,15 +146,15 @@ async def _obtain(
         return engine, _hold(own.users_lock)
 
 
-async def _own_engine(paths: EnginePaths, step: Step, remap: bool) -> Engine:
+async def _own_engine(paths: EnginePaths, step: Step, remap: str) -> Engine:
     """Adopt or start the project's own. The start lock is held."""
-    if await answers(paths.url):
-        step.result = f"the project's own, running already ({paths.url})"
-        return Engine(paths.url, True, "adopted")
-    pid = daemon.running_pid(paths)
-    if pid is not None:
+    up = await answers(paths.url)
+    if not up and (pid := daemon.running_pid(paths)) is not None:
         step.progress(f"waiting for the engine with pid {pid}")
         await _wait_until_up(paths, pid, since=0)
+        up = True
+    before = daemon.read_mark(paths)
+    if up and not await _gives_way(paths, before, remap, step):
         step.result = f"the project's own, running already ({paths.url})"
         return Engine(paths.url, True, "adopted")
     others = daemon.other_engines(paths)
@@ -166,21 +166,45 @@ async def _own_engine(paths: EnginePaths, step: Step, remap: bool) -> Engine:
             f"{_hint_of_socket(others[0].arguments)}. {_DEMO_HINT}"
         )
     step.progress("starting an engine of the project's own")
-    if remap and daemon.newly_remaps(paths):
-        step.notice(
-            "containers' users are others of this host from now on, and images are kept apart for that: they "
-            f"are made again; those of before stay in {paths.data} until `make clean`"
-        )
+    remaps = await remapping.of_next(paths, remap, step)
     since = daemon.log_size(paths)
     try:
-        await _wait_until_up(paths, await daemon.launch(paths, remap=remap), since)
+        await _wait_until_up(paths, await daemon.launch(paths, remap=remaps), since)
     except BaseException:
         # Failed or cancelled half-way: nothing stays behind.
         with trio.move_on_after(_LEAVE_DEADLINE, shield=True):
             await ending.end(paths, [])
         raise
-    step.result = f"the project's own, started ({paths.url})"
+    if up and before and before.kept:
+        daemon.keep(paths)
+    step.result = f"the project's own, started{' again' if up else ''} ({paths.url})"
     return Engine(paths.url, True, "started")
+
+
+async def _gives_way(paths: EnginePaths, mark: Mark | None, wish: str, step: Step) -> bool:
+    """End the engine that runs, with `mark`, to make way for one that maps users where it does not, or the
+    other way round, if that is the `wish` and can be: when set-up started it, and nobody uses it. Return
+    whether it is gone.
+    """
+    if mark is None or mark.pid != daemon.running_pid(paths) or (mark.remaps and wish != "false"):
+        return False
+    if mark.remaps == await remapping.is_to_be(paths, wish, step):
+        return False
+    with os.fdopen(_hold(paths.users_lock)) as users:
+        if not _try_lock(users.fileno()):
+            use = "it is in use"
+        elif busy := await _running_containers(paths.url):
+            use = f"containers run in it ({', '.join(busy[:5])})"
+        else:
+            step.progress("ending the project's own")
+            await _remove_own_containers(paths.url)
+            await ending.end(paths, await _network_bridges(paths.url))
+            return True
+    step.notice(
+        f"it runs {'with' if mark.remaps else 'without'} user namespaces, and goes on so, as {use}: what "
+        f"ENGINE_USERNS_REMAP={wish} asks for counts after `make down`"
+    )
+    return False
 
 
 def _hint_of_socket(arguments: Sequence[str]) -> str:
@@ -198,9 +222,12 @@ async def _wait_until_up(paths: EnginePaths, pid: int, since: int) -> None:
             await trio.sleep(_POLL)
     ended = look_at(pid) is None
     await trio.lowlevel.checkpoint()
+    mark = daemon.read_mark(paths)
     raise ConfigurationError(
         ("the engine ended at once" if ended else f"the engine did not answer within {_START_DEADLINE:g} s")
-        + f". Its last words ({paths.log}):\n{daemon.last_words(paths, since)}\n{_DEMO_HINT}"
+        + f". Its last words ({paths.log}):\n{daemon.last_words(paths, since)}\n"
+        + ("It maps users: ENGINE_USERNS_REMAP=false has it not do so.\n" if mark and mark.remaps else "")
+        + _DEMO_HINT
     )
 
 
@@ -349,7 +376,7 @@ def bridge_name(network: Mapping[str, Any]) -> str:
 @contextlib.asynccontextmanager
 async def _locked(path: Path) -> AsyncGenerator[None]:
     """Hold the exclusive lock on `path`. Waits for another set-up that starts or ends the engine."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    daemon.make_directory(path.parent)
     with path.open("w") as stream:
         with trio.move_on_after(_LOCK_DEADLINE) as scope:
             while not _try_lock(stream.fileno()):  # noqa: ASYNC110 - another process holds it

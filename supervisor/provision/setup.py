@@ -142,13 +142,13 @@ async def setup(
         return result
 
 
-async def teardown(report: Report, *, delete: bool = False) -> None:
+async def teardown(report: Report, *, delete: bool = False, paths: EnginePaths | None = None) -> None:
     """End the project's own engine, if it runs; with `delete`, remove its images and all else it stored, too.
 
     Raises:
         ConfigurationError: it is in use, or does not end.
     """
-    paths = EnginePaths()
+    paths = EnginePaths() if paths is None else paths
     await end_engine(report, paths)
     if delete and paths.data.exists():
         with report.step("engine data") as step:

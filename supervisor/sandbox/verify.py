@@ -173,7 +173,7 @@ def missing_measures(engine: EngineFacts, runtime: Runtime) -> dict[Measure, str
     if not engine.remapped:
         missing[Measure.USERNS] = (
             'the engine does not remap users: set "userns-remap": "default" in its daemon.json and restart '
-            "it (set-up's own engine: ENGINE_USERNS_REMAP=true, then `make down`, and start again)"
+            "it (set-up's own engine: `make down`, and start again; set-up says why when it cannot)"
         )
     return {measure: why for measure, why in missing.items() if measure not in runtime.kind.covered}
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import attrs
 
-from supervisor.settings.knob import as_is, boolean, listed, path, setting
+from supervisor.settings.knob import as_is, listed, one_of, path, setting
 
 
 @attrs.frozen(kw_only=True, slots=False)
@@ -35,9 +35,10 @@ class SetUpSettings:
         path,
         "Where set-up keeps what it makes; empty: .state, or in ~/.local/state when installed.",
     )
-    engine_remap: bool = setting(
+    engine_remap: str = setting(
         "ENGINE_USERNS_REMAP",
-        False,
-        boolean,
-        "Have set-up's own engine map the users of containers to others of this host, where it can.",
+        "auto",
+        as_is,
+        "Whether set-up's own engine maps containers' users to others of this host; auto: where it can.",
+        one_of("auto", "true", "false"),
     )

@@ -23,6 +23,7 @@ TROUBLE = Path(__file__).with_name("trouble.py")
 def directory() -> Iterator[Path]:
     # Sockets have short names: pytest's own directories are too deep for them.
     path = Path(tempfile.mkdtemp(prefix="ts-trouble-", dir="/tmp"))
+    path.chmod(0o711)  # containers' users pass here
     yield path
     shutil.rmtree(path)
 
@@ -35,6 +36,7 @@ def directory() -> Iterator[Path]:
         "others_meddle",
         "the_engine_hangs",
         "the_engine_is_killed",
+        "the_engine_is_killed_without_user_namespaces",
         "the_engine_stays_away",
         "the_engine_restarts_and_egress_stays_filtered",
         "the_engine_restarts_without_live_restore",

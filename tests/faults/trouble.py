@@ -20,6 +20,7 @@ import httpx
 import trio
 from conftest import opt_outs
 from egress.world import VISITOR, words
+from provision.own_etc import have_own_etc
 from sandbox.conftest import execute
 
 from faults.supervised import WORKBENCH, Supervised, supervised
@@ -28,7 +29,7 @@ from supervisor.attacks.outside import ENDPOINT, HOST_RESOLVER, UNLISTED
 from supervisor.attacks.world import world_outside
 from supervisor.egress import nftables
 from supervisor.engine import Docker, DockerError
-from supervisor.provision import daemon, ending
+from supervisor.provision import daemon, ending, remapping
 from supervisor.provision.daemon import EnginePaths
 from supervisor.provision.engine import answers, engine_in_use
 from supervisor.provision.processes import all_processes, look_at
@@ -240,6 +241,11 @@ async def the_engine_is_killed(paths: EnginePaths, directory: Path) -> None:
         await stop(one)
 
 
+async def the_engine_is_killed_without_user_namespaces(paths: EnginePaths, directory: Path) -> None:
+    """Where containers' users are this host's."""
+    await the_engine_is_killed(paths, directory)
+
+
 async def the_engine_stays_away(paths: EnginePaths, directory: Path) -> None:
     """The engine is killed and nobody starts it again: ending it clears away what its containers held."""
     async with supervised(paths.url, directory, WARM_POOL_SIZE="0") as one, prompt(one) as stays:
@@ -393,7 +399,7 @@ async def start_again(paths: EnginePaths) -> None:
     """Start the engine, and wait until it answers."""
     while daemon.running_pid(paths) is not None:
         await trio.sleep(0.01)
-    await daemon.launch(paths)
+    await daemon.launch(paths, remap=bool(remapping.remapped_roots(paths)))
     while not await answers(paths.url):
         await trio.sleep(0.1)
 
@@ -434,10 +440,14 @@ async def main(scenario: str, directory: Path, url: str) -> None:
         daemon.command_line = lambda paths, plan, *, remap: [
             word for word in command_line(paths, plan, remap=remap) if word != "--live-restore"
         ]
+    remap = "auto"
+    if scenario.endswith("without_user_namespaces"):
+        remap = "false"
+        os.environ["HARDENING_WITHOUT"] = ",".join({*opt_outs(), "userns"})
     try:
         with trio.fail_after(150):
             await save_image(url, directory / "image.tar")
-            async with engine_in_use(paths.url, REPORT, paths=paths, keep=True):
+            async with engine_in_use(paths.url, REPORT, paths=paths, keep=True, remap=remap):
                 async with Docker(paths.url) as docker:
                     await load_image(docker, directory / "image.tar")
                 await globals()[scenario](paths, directory)
@@ -452,4 +462,5 @@ async def main(scenario: str, directory: Path, url: str) -> None:
 
 if __name__ == "__main__":
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    have_own_etc(Path(sys.argv[2]))
     trio.run(main, sys.argv[1], Path(sys.argv[2]), sys.argv[3])

@@ -1,27 +1,35 @@
-"""Lives of an engine of the project's own, each in a network namespace that the test made: run as a program.
+"""Lives of an engine of the project's own, each in namespaces that the test made: run as a program.
 
-unshare --net python cycles.py SCENARIO DIRECTORY
+unshare --net --mount python cycles.py SCENARIO DIRECTORY
 """
 
 import io
+import json
 import os
+import pwd
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import attrs
 import pytest
 import trio
 
+from provision.own_etc import have_own_etc
 from supervisor.engine import Docker
 from supervisor.errors import ConfigurationError
-from supervisor.provision import daemon, ending
+from supervisor.provision import daemon, ending, remapping
+from supervisor.provision import engine as provision_engine
 from supervisor.provision.daemon import EnginePaths
 from supervisor.provision.engine import Engine, answers, end_engine, engine_in_use
 from supervisor.provision.processes import all_processes, look_at
 from supervisor.provision.report import Report
+from supervisor.provision.setup import teardown
 
 REPORT = Report(io.StringIO())
 
@@ -121,13 +129,15 @@ async def started_by_hand_it_is_never_ended(paths: EnginePaths) -> None:
 
 
 async def a_failed_start_tells_why(paths: EnginePaths) -> None:
-    paths.data.mkdir(parents=True)
-    (paths.data / "image").write_text("in the way of a directory")
+    root = paths.data / "100000.100000"
+    root.mkdir(parents=True)
+    (root / "image").write_text("in the way of a directory")
     with pytest.raises(ConfigurationError) as caught:
         async with engine_in_use("", REPORT, paths=paths):
             raise AssertionError("started")
     assert "the engine ended at once" in str(caught.value)
     assert "not a directory" in str(caught.value), "the engine's own words"
+    assert "ENGINE_USERNS_REMAP=false has it not do so" in str(caught.value)
     assert "make demo" in str(caught.value)
     assert_nothing_left(paths)
 
@@ -188,8 +198,110 @@ async def a_bridge_left_behind_is_taken(paths: EnginePaths) -> None:
     assert_nothing_left(paths)
 
 
+async def users_are_others_of_the_host(paths: EnginePaths) -> None:
+    said = io.StringIO()
+
+    @asynccontextmanager
+    async def started(remap: str) -> AsyncIterator[tuple[bool, str]]:
+        """Yield whether the engine maps users, and where its root is."""
+        async with engine_in_use("", Report(said), paths=paths, remap=remap), Docker(paths.url) as docker:
+            info = await docker.system.info()
+            yield "name=userns" in info["SecurityOptions"], info["DockerRootDir"]
+
+    os.umask(0o077)  # where others must pass they may, all the same
+    async with started("true") as (remaps, root):
+        assert remaps
+        assert root == f"{paths.data}/100000.100000"
+        assert not remapping.closed_parents(paths)
+        assert pwd.getpwnam(remapping.USER).pw_shell.endswith("nologin")
+        pid = daemon.running_pid(paths)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        while look_at(pid):
+            await trio.sleep(0.01)
+        async with started("false") as (remaps, _):
+            assert remaps, "containers of the one that was killed must be found again"
+        assert "ENGINE_USERNS_REMAP=false counts after `make down`" in said.getvalue()
+    assert_nothing_left(paths)
+    async with started("false") as (remaps, root):
+        assert not remaps
+        assert root == str(paths.data)
+    assert "images are kept apart" in said.getvalue()
+    assert_nothing_left(paths)
+    async with started("auto") as (remaps, _):
+        assert remaps
+    assert_nothing_left(paths)
+    assert len(remapping.remapped_roots(paths)) == 1, "the same ids each time"
+    assert (paths.data / "image").exists(), "and what is not remapped"
+    await teardown(REPORT, delete=True, paths=paths)
+    assert not paths.data.exists()
+
+
+async def users_that_cannot_be_others(paths: EnginePaths) -> None:
+    said = io.StringIO()
+    closed = paths.data.parents[1]
+    closed.chmod(0o700)
+    with pytest.raises(ConfigurationError, match=f"=true, but .* chmod o\\+x {closed}$"):
+        async with engine_in_use("", REPORT, paths=paths, remap="true"):
+            raise AssertionError("started")
+    async with engine_in_use("", Report(said), paths=paths), Docker(paths.url) as docker:
+        assert "name=userns" not in (await docker.system.info())["SecurityOptions"]
+    assert f"no user namespaces, containers' users are this host's: they could not reach {paths.data}" in (
+        said.getvalue()
+    )
+    assert_nothing_left(paths)
+
+
+async def one_that_nobody_uses_is_started_again_with_others(paths: EnginePaths) -> None:
+    """Of an earlier version, say, which had no user namespaces."""
+    said = io.StringIO()
+
+    async def remaps() -> bool:
+        async with Docker(paths.url) as docker:
+            return "name=userns" in (await docker.system.info())["SecurityOptions"]
+
+    async with engine_in_use("", REPORT, paths=paths, remap="false", keep=True):
+        before = daemon.running_pid(paths)
+        mark = json.loads(paths.mark_file.read_text())
+        del mark["remaps"]
+        paths.mark_file.write_text(json.dumps(mark))
+        async with engine_in_use("", Report(said), paths=paths) as engine:
+            assert engine.origin == "adopted"
+    assert "without user namespaces, and goes on so, as it is in use" in said.getvalue()
+
+    async def running(_: str) -> list[str]:
+        return ["a-session"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(provision_engine, "_running_containers", running)
+        async with engine_in_use("", Report(said), paths=paths) as engine:
+            assert engine.origin == "adopted"
+    assert "goes on so, as containers run in it (a-session)" in said.getvalue()
+    assert daemon.running_pid(paths) == before
+
+    async with engine_in_use("", Report(said), paths=paths) as engine:
+        assert engine.origin == "started"
+        assert await remaps()
+        async with engine_in_use("", Report(said), paths=paths) as second:
+            assert second.origin == "adopted"
+    assert "started again" in said.getvalue()
+    assert "images are kept apart" in said.getvalue()
+    assert daemon.running_pid(paths) not in {None, before}, "that one was kept, so this one is, too"
+    async with engine_in_use("", REPORT, paths=paths, remap="false"):
+        assert not await remaps(), "and back"
+    await end_engine(REPORT, paths)
+    assert_nothing_left(paths)
+
+
+async def an_engine_without_user_namespaces(paths: EnginePaths) -> None:
+    global engine_in_use
+    engine_in_use = partial(engine_in_use, remap="false")
+    await a_crash_is_cleared_away(paths)
+    assert not remapping.remapped_roots(paths)
+
+
 async def main(scenario: str, directory: Path) -> None:
-    paths = EnginePaths(directory / "data", directory / "run", "ts-cycle0")
+    paths = EnginePaths(directory / "lib/data", directory / "run", "ts-cycle0")
     try:
         with trio.fail_after(120):
             await globals()[scenario](paths)
@@ -200,4 +312,5 @@ async def main(scenario: str, directory: Path) -> None:
 
 if __name__ == "__main__":
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    have_own_etc(Path(sys.argv[2]))
     trio.run(main, sys.argv[1], Path(sys.argv[2]))

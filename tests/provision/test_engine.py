@@ -33,6 +33,7 @@ def paths(tmp_path: Path) -> EnginePaths:
 def directory() -> Iterator[Path]:
     # Sockets have short names: pytest's own directories are too deep for them.
     path = Path(tempfile.mkdtemp(prefix="ts-cycle-", dir="/tmp"))
+    path.chmod(0o711)  # containers' users pass here
     yield path
     shutil.rmtree(path)
 
@@ -52,6 +53,10 @@ def directory() -> Iterator[Path]:
         "never_beside_another",
         "a_device_of_somebody_elses_is_left_alone",
         "a_bridge_left_behind_is_taken",
+        "users_are_others_of_the_host",
+        "users_that_cannot_be_others",
+        "one_that_nobody_uses_is_started_again_with_others",
+        "an_engine_without_user_namespaces",
     ],
 )
 def test_an_engine_of_the_projects_own(
@@ -61,8 +66,8 @@ def test_an_engine_of_the_projects_own(
         conftest.missing(request, "an engine of the tests' own takes root, dockerd, iproute2 and iptables")
     environment = {name: value for name, value in os.environ.items() if name != "DOCKER_HOST"}
     result = subprocess.run(
-        ["unshare", "--net", sys.executable, str(CYCLES), scenario, str(directory)],
-        env=environment,
+        ["unshare", "--net", "--mount", sys.executable, str(CYCLES), scenario, str(directory)],
+        env={**environment, "PYTHONPATH": str(CYCLES.parents[1])},
         capture_output=True,
         text=True,
         timeout=180,
@@ -84,37 +89,6 @@ def test_everything_of_an_engine_is_its_own(paths: EnginePaths) -> None:
     default = EnginePaths()
     assert len(str(default.socket)) < 108
     assert len(default.bridge) <= 15
-
-
-def test_users_are_remapped_where_they_can_reach_the_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paths = EnginePaths(data=tmp_path / "own/data", run=tmp_path / "run")
-    namespaces = tmp_path / "max_user_namespaces"
-    namespaces.write_text("1000\n")
-    monkeypatch.setattr(daemon, "_USER_NAMESPACES", namespaces)
-    monkeypatch.setattr(EnginePaths, "parents", property(lambda _: [tmp_path]))
-    tmp_path.chmod(0o711)
-    assert daemon.can_remap(paths)
-    assert not daemon.newly_remaps(paths), "there are no images yet"
-    (paths.data / "image").mkdir(parents=True)
-    assert daemon.newly_remaps(paths)
-    (paths.data / "100000.100000").mkdir()
-    assert not daemon.newly_remaps(paths), "it has been so before"
-    tmp_path.chmod(0o700)
-    assert not daemon.can_remap(paths)
-    tmp_path.chmod(0o711)
-    namespaces.write_text("0\n")
-    assert not daemon.can_remap(paths), "the administrator allows none"
-
-
-def test_roots_share_is_raised_and_never_lowered(tmp_path: Path) -> None:
-    limit = tmp_path / "max_user_instances"
-    for before, after in (("128\n", "8192\n"), ("65536\n", "65536\n")):
-        limit.write_text(before)
-        daemon.raise_shares(limit)
-        assert limit.read_text() == after
-    daemon.raise_shares(tmp_path / "nowhere")
 
 
 def test_a_pid_file_alone_proves_nothing(paths: EnginePaths) -> None:

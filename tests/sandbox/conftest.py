@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -83,6 +84,17 @@ def root(request: pytest.FixtureRequest) -> None:
     """Run as root."""
     if os.geteuid() != 0:
         missing(request, "needs root, which has rights to give up")
+
+
+@pytest.fixture
+def in_user_namespace(root: None) -> Iterator[int]:
+    """Pid of a process in a user namespace of its own, which belongs to this host's root."""
+    command = ["unshare", "--user", "--map-root-user", "sh", "-c", "echo ready; exec sleep 60"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        yield process.pid
+        process.kill()
 
 
 @pytest.fixture

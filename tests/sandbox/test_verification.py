@@ -274,12 +274,12 @@ async def test_a_start_that_is_never_answered(
 
 @pytest.mark.engine
 async def test_a_stranger_with_the_pid_of_another(
-    hardened: DockerProvider, disobedient: DisobedientEngine
+    hardened: DockerProvider, disobedient: DisobedientEngine, in_user_namespace: int
 ) -> None:
     """What connects must be the container's first process by the engine's word."""
 
     def lie(body: dict[str, Any]) -> None:
-        body["State"]["Pid"] = 1
+        body["State"]["Pid"] = in_user_namespace
 
     disobedient.inspected = lie
     hardened.containers.site = attrs.evolve(hardened.containers.site, start_timeout=5.0)
