@@ -54,8 +54,9 @@ async def end(paths: EnginePaths, network_bridges: list[str]) -> None:
         await firewall.clean(bridges, mark.chains_before)
     for leftover in (paths.socket, paths.pid_file, paths.mark_file):
         leftover.unlink(missing_ok=True)
-    for point in _left_mounted(paths):
-        await run(["umount", str(point)], timeout=_COMMAND_DEADLINE)
+    while points := _left_mounted(paths):  # one may have covered another
+        for point in points:
+            await run(["umount", str(point)], timeout=_COMMAND_DEADLINE)
     if not mounts_below(paths.exec_root):
         shutil.rmtree(paths.exec_root, ignore_errors=True)
 
@@ -120,22 +121,53 @@ def _left_mounted(paths: EnginePaths) -> list[Path]:
 
     An engine mounts its data root on itself (with remapped users a directory in the one that was named) and
     each container's root file system in there, and leaves that behind when it crashes or fails to start; in
-    its run directory are its containers' network namespaces. A disk that somebody mounted there stays.
+    its run directory are its containers' network namespaces. A disk that somebody mounted at a data root
+    stays.
     """
     roots = [paths.data, *remapping.remapped_roots(paths)]
-    own = {point for point, source in _mounts() if source != "/" and str(point).endswith(source)}
-    found = [each for each in roots if each in own]
-    found += [each for each in mounts_below(paths.data) if each not in roots]
+    found = [point for root in roots for point, on_itself in _mounts(root) if point == root and on_itself]
+    found += [point for point in mounts_below(paths.data) if point not in roots]
     found += mounts_below(paths.exec_root)
-    return sorted(set(found), key=lambda point: len(point.parts), reverse=True)
+    return sorted(found, key=lambda point: len(point.parts), reverse=True)
 
 
-def _mounts() -> list[tuple[Path, str]]:
-    """Return the mount points, each with what of its file system is mounted there (proc(5), mountinfo)."""
+def _mounts(directory: Path) -> list[tuple[Path, bool]]:
+    """Return where something is mounted, in `directory` and on it, as far as paths lead there: not what is
+    covered by something else. And whether it is a directory that is mounted on itself (proc(5),
+    /proc/pid/mountinfo).
+    """
     lines = [line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    return [(Path(fields[4]), fields[3]) for fields in lines]
+    by_id = {fields[0]: fields for fields in lines}
+    return [
+        (point, _is_on_itself(fields, by_id.get(fields[1])))
+        for fields in lines
+        if (point := Path(fields[4])).is_relative_to(directory) and fields[0] == _mount_id(point)
+    ]
+
+
+def _mount_id(path: Path) -> str | None:
+    """Return the id of the mount that `path` leads to, None when there is no such path."""
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        words = Path(f"/proc/self/fdinfo/{descriptor}").read_text().split()
+    finally:
+        os.close(descriptor)
+    return words[words.index("mnt_id:") + 1]
+
+
+def _is_on_itself(mount: list[str], below: list[str] | None) -> bool:
+    """Return whether a line of mountinfo is that of a directory mounted on itself; `below` is the line of
+    what it is mounted on.
+    """
+    _, _, device, root, point, *_ = mount
+    if below is None or device != below[2]:
+        return False
+    return Path(root) == Path(below[3]) / Path(point).relative_to(below[4])
 
 
 def mounts_below(directory: Path) -> list[Path]:
     """Return the mount points in `directory`, itself excepted."""
-    return [point for point, _ in _mounts() if point.is_relative_to(directory) and point != directory]
+    return [point for point, _ in _mounts(directory) if point != directory]

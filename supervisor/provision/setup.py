@@ -156,7 +156,14 @@ async def teardown(report: Report, *, delete: bool = False, paths: EnginePaths |
                 raise ConfigurationError(
                     f"{paths.data} is kept: file systems are still mounted in it ({mounted[0]})"
                 )
-            shutil.rmtree(paths.data)
+            if paths.data.is_mount():  # a disk of somebody's: it is emptied, and stays
+                for content in paths.data.iterdir():
+                    if content.is_dir() and not content.is_symlink():
+                        shutil.rmtree(content)
+                    else:
+                        content.unlink()
+            else:
+                shutil.rmtree(paths.data)
             for leftover in (paths.log, paths.address_file):
                 leftover.unlink(missing_ok=True)
             if not any(paths.data.parent.iterdir()):

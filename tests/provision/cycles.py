@@ -4,6 +4,7 @@ unshare --net --mount python cycles.py SCENARIO DIRECTORY
 """
 
 import io
+import itertools
 import json
 import os
 import pwd
@@ -298,6 +299,39 @@ async def an_engine_without_user_namespaces(paths: EnginePaths) -> None:
     engine_in_use = partial(engine_in_use, remap="false")
     await a_crash_is_cleared_away(paths)
     assert not remapping.remapped_roots(paths)
+
+
+async def a_disk_at_its_data_root_stays(paths: EnginePaths) -> None:
+    """One of its own, or a directory of another one: that is the administrator's, whatever happens."""
+    paths.data.mkdir(parents=True)
+    # What is covered is out of reach, and nobody's concern. A namespace for mounts inherits such.
+    await trio.run_process(["mount", "--bind", str(paths.data), str(paths.data)])
+    await trio.run_process(["mount", "-t", "tmpfs", "-o", "mode=711", "tmpfs", str(paths.data.parent)])
+    elsewhere = paths.data.with_name("disk")
+    elsewhere.mkdir()
+    paths.data.mkdir()
+    await trio.run_process(["mount", "-t", "tmpfs", "tmpfs", str(elsewhere)])
+    (elsewhere / paths.data.name).mkdir(mode=0o711)
+    disks = [
+        ["mount", "-t", "tmpfs", "-o", "mode=711", "tmpfs", str(paths.data)],
+        ["mount", "--bind", str(elsewhere / paths.data.name), str(paths.data)],
+    ]
+    for disk, remap in itertools.product(disks, ["true", "false"]):
+        await trio.run_process(disk)
+        (paths.data / "mine").touch()
+        async with engine_in_use("", REPORT, paths=paths, remap=remap, keep=True):
+            pid = daemon.running_pid(paths)
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
+        while look_at(pid):
+            await trio.sleep(0.01)
+        await ending.end(paths, [])
+        assert (paths.data / "mine").exists(), (disk, remap)
+        assert ending.mounts_below(paths.data) == []
+        await teardown(REPORT, delete=True, paths=paths)
+        assert list(paths.data.iterdir()) == []
+        await trio.run_process(["umount", str(paths.data)])  # and nothing else lies on it
+        assert not paths.data.is_mount(), (disk, remap)
 
 
 async def main(scenario: str, directory: Path) -> None:

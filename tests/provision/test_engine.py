@@ -57,6 +57,7 @@ def directory() -> Iterator[Path]:
         "users_that_cannot_be_others",
         "one_that_nobody_uses_is_started_again_with_others",
         "an_engine_without_user_namespaces",
+        "a_disk_at_its_data_root_stays",
     ],
 )
 def test_an_engine_of_the_projects_own(
