@@ -145,7 +145,7 @@ async def readiness(one: Supervised) -> tuple[int, int]:
 
 
 async def until_ready(one: Supervised, ready: bool) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(30):
         while await readiness(one) != (200, 200 if ready else 503):
             await trio.sleep(0.05)
 
@@ -234,6 +234,7 @@ async def the_engine_is_killed(paths: EnginePaths, directory: Path) -> None:
         await trio.sleep(2)
         await stays.echo("restarted")
         print(f"engine {version} back: the open session goes on")
+        await until_ready(one, True)  # its rules are new, and packets prove the network's isolation anew
         async with prompt(one) as visitor:
             await visitor.echo("new")
             await leave(visitor)
