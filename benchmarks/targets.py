@@ -24,8 +24,8 @@ from benchmarks.client import Access
 from benchmarks.floors import COMMAND, engine_processes
 from supervisor import __version__
 from supervisor.engine import Docker
-from supervisor.engine.address import find
 from supervisor.errors import ConfigurationError
+from supervisor.provision.at_hand import engine_url
 from supervisor.sandbox.providers import open_docker_provider
 from supervisor.settings.load import load_settings
 
@@ -204,8 +204,8 @@ def _engine_if(wanted: bool) -> list[int]:
 
 
 def docker_host() -> str:
-    """Return the address of the engine that this process's environment names."""
-    return os.environ.get("DOCKER_HOST") or find().url
+    """Return the address of the engine that this process's environment names, or the project's own."""
+    return engine_url(os.environ.get("DOCKER_HOST", ""))
 
 
 @asynccontextmanager

@@ -23,6 +23,7 @@ from supervisor.handover.channel import HandoverError
 from supervisor.measures import SecurityStatus
 from supervisor.observability.audit import configure_audit
 from supervisor.observability.log import configure_logging
+from supervisor.provision.at_hand import with_engine_at_hand
 from supervisor.provision.bill import bill_of_materials
 from supervisor.provision.report import Report
 from supervisor.provision.setup import prepared, setup, teardown
@@ -251,7 +252,8 @@ async def _prepare_and_serve(settings: Settings, no_setup: bool, takeover: bool)
     if settings.provider == "local":
         print("NO ISOLATION: sessions are plain processes of this host (provider local).", flush=True)
     if no_setup:
-        return await serve(settings, _announce, takeover=takeover)
+        ready_settings = settings if settings.provider == "local" else with_engine_at_hand(settings)
+        return await serve(ready_settings, _announce, takeover=takeover)
     async with prepared(settings, Report()) as ready:
         return await serve(ready.settings, _announce, takeover=takeover)
 
@@ -276,7 +278,7 @@ def _check(settings: Settings, options: argparse.Namespace) -> int:
 
     async def run() -> SecurityStatus:
         if options.no_setup:
-            return await survey(settings)
+            return await survey(with_engine_at_hand(settings))
         async with prepared(settings, Report()) as ready:
             return await survey(ready.settings)
 
@@ -303,7 +305,7 @@ def _attack(settings: Settings, options: argparse.Namespace) -> int:
 
     async def attempt() -> AttackReport:
         if options.no_setup:
-            return await run(settings, attacks)
+            return await run(with_engine_at_hand(settings), attacks)
         async with prepared(settings, Report()) as ready:
             return await run(ready.settings, attacks)
 
@@ -317,8 +319,10 @@ def _bill(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def _bill_of(settings: Settings) -> dict[str, Any]:
+    settings = with_engine_at_hand(settings)
+
     async def run() -> dict[str, Any]:
-        async with Docker(settings.docker_host or None) as docker:
+        async with Docker(settings.docker_host) as docker:
             return await bill_of_materials(docker, settings.image)
 
     try:
@@ -347,6 +351,7 @@ def _engine(settings: Settings, options: argparse.Namespace) -> None:
 
 
 def _network(settings: Settings, options: argparse.Namespace) -> int:
+    settings = with_engine_at_hand(settings)
     if options.action == "down":
         print("\n".join(trio.run(network_down, settings)))
         return 0
@@ -359,6 +364,7 @@ def _apparmor(settings: Settings, options: argparse.Namespace) -> int:
     if options.action == "remove":
         trio.run(remove_profiles)
         return 0
+    settings = with_engine_at_hand(settings)
     if options.action == "print":
         print(profile_file(trio.run(needed_profiles, settings)), end="")
         return 0
@@ -368,8 +374,10 @@ def _apparmor(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _reconcile(settings: Settings, options: argparse.Namespace) -> None:
+    settings = with_engine_at_hand(settings)
+
     async def run() -> None:
-        async with Docker(settings.docker_host or None) as docker:
+        async with Docker(settings.docker_host) as docker:
             reconciler = Reconciler(docker, this_process(), known=list)
             findings = await (reconciler.find() if options.dry_run else reconciler.reconcile())
         for finding in findings:
