@@ -26,8 +26,9 @@ from supervisor.provision.image import DEFAULT_IMAGE, Programs, ensure_sandbox_i
 from supervisor.provision.page import build_page, page_directory
 from supervisor.provision.report import Report
 from supervisor.provision.shell import build_shell
-from supervisor.sandbox.apparmor import PROFILE_FILE, kernel_has_apparmor
-from supervisor.sandbox.apparmor_command import PACKAGE, install_profiles
+from supervisor.sandbox.apparmor import PROFILE_FILE
+from supervisor.sandbox.apparmor_command import install_profiles
+from supervisor.sandbox.apparmor_kernel import PACKAGE, kernel_has_apparmor
 from supervisor.sandbox.network import NO_NETWORK, ensure_network
 from supervisor.settings import Settings
 

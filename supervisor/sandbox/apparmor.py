@@ -1,18 +1,19 @@
-"""AppArmor profiles of session containers: made for the images in use, and looked for in the kernel.
+"""AppArmor profiles of session containers: made for the images in use.
 
 There are two kinds. The gate's has a fixed name, by which the engine applies it, and allows what the gate and
 the sessions of all images need. A session's is stacked under it by the gate (docs/gate.md), and allows what
 sessions of one image need: reading, executing the programs that the image has, writing what is temporary.
-Its name ends in a digest of its rules. So the kernel's list of loaded profiles, and the label of each
-process, say whether it is the one for this image and these settings.
+Its name ends in a digest of its rules, so the label of a process says whether it is for this image and these
+settings. Whether the kernel has these very rules under our names, `apparmor_kernel` finds out.
 
 The templates are in `docker/apparmor/`; rules are explained in apparmor.d(5).
 """
 
 import hashlib
+import json
 import posixpath
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from string import Template
 from typing import Final
@@ -31,10 +32,12 @@ GATE_PROFILE: Final = "ably-cli-sandbox-profile"
 SESSION_PREFIX: Final = "ably-cli-sandbox-session-"
 PROFILE_FILE: Final = Path("/etc/apparmor.d/docker-ably-cli-sandbox")
 """Where the profiles of this host are, to be loaded when it starts."""
-_ENABLED: Final = Path("/sys/module/apparmor/parameters/enabled")
-_LOADED: Final = Path("/sys/kernel/security/apparmor/profiles")
-_INSTALL: Final = "sudo terminal-supervisor apparmor install"
+_FACTS: Final = "#: "  # before a line of what a file was made for
 _PLAIN: Final = re.compile(rb"[^A-Za-z0-9/._+%:=~-]")
+
+
+def _strings(values: Iterable[str]) -> tuple[str, ...]:
+    return tuple(values)
 
 
 @attrs.frozen
@@ -50,10 +53,10 @@ class SessionProfile:
     """
 
     image: str
-    read: tuple[str, ...]
-    run: tuple[str, ...]
-    execute: tuple[str, ...] = attrs.field(repr=False)
-    write: tuple[str, ...]
+    read: tuple[str, ...] = attrs.field(converter=_strings)
+    run: tuple[str, ...] = attrs.field(converter=_strings)
+    execute: tuple[str, ...] = attrs.field(converter=_strings, repr=False)
+    write: tuple[str, ...] = attrs.field(converter=_strings)
 
     @property
     def name(self) -> str:
@@ -95,7 +98,28 @@ def profile_file(sessions: Iterable[SessionProfile]) -> str:
     """Return the text of the file with all profiles: the gate's, and those of `sessions`."""
     unique = {session.name: session for session in sessions}
     gate = _fill("gate", both=_rules(unique.values()), ours=PROGRAMS)
-    return "\n".join([_fill("head"), gate, *map(str, unique.values())])
+    # In short lines: the parser's scanner takes 16 KB of a comment.
+    facts = json.dumps([attrs.asdict(session) for session in unique.values()], indent=0)
+    made_for = "".join(f"{_FACTS}{line}\n" for line in facts.split("\n"))
+    return "\n".join([_fill("head"), made_for, gate, *map(str, unique.values())])
+
+
+def profile_text(session: SessionProfile) -> str:
+    """Return the text of one profile by itself, as the parser takes it."""
+    return "\n".join([_fill("head"), str(session)])
+
+
+def made_for(text: str) -> tuple[SessionProfile, ...]:
+    """Return the sessions that `profile_file` has made `text` for.
+
+    Raises:
+        ValueError: it has not.
+    """
+    lines = [line.removeprefix(_FACTS) for line in text.split("\n") if line.startswith(_FACTS)]
+    try:
+        return tuple(SessionProfile(**each) for each in json.loads("\n".join(lines)))
+    except TypeError as error:
+        raise ValueError(str(error)) from error
 
 
 def pattern(path: str) -> str:
@@ -128,56 +152,3 @@ def _rules(sessions: Iterable[SessionProfile]) -> str:
 def _fill(part: str, **values: str) -> str:
     text = (docker_directory() / "apparmor" / part).read_text()
     return Template(text).substitute(gate=GATE_PROFILE, sessions=f"{SESSION_PREFIX}*", **values)
-
-
-# ---------------------------------------------------------------------- the kernel
-
-
-def kernel_has_apparmor() -> bool:
-    """Whether this kernel has AppArmor, and it is on."""
-    try:
-        return _ENABLED.read_text().strip() == "Y"
-    except OSError:
-        return False
-
-
-def loaded_profiles() -> Mapping[str, str]:
-    """Return the modes (`enforce`, `complain`, ...) of all loaded profiles by name.
-
-    Raises:
-        OSError: the kernel's list cannot be read: there is no AppArmor, securityfs is not mounted, or this
-            process may not.
-    """
-    lines = _LOADED.read_text().splitlines()
-    return {name: mode.strip("()") for name, _, mode in (line.rpartition(" ") for line in lines)}
-
-
-def not_enforced(*names: str) -> str | None:
-    """Return why those profiles do not confine, and how to get it; None when the kernel enforces them all."""
-    try:
-        loaded = loaded_profiles()
-    except OSError as error:
-        return f"the kernel does not list its profiles ({error}): mount securityfs at /sys/kernel/security"
-    for name in names:
-        mode = loaded.get(name)
-        if mode is None and name.startswith(SESSION_PREFIX) and GATE_PROFILE in loaded:
-            return (
-                f"the profiles that are loaded are not for this image and these settings ({name} is not "
-                f"among them): make and load them anew, as root: {_INSTALL}"
-            )
-        if mode is None:
-            return f"the profile {name} is not loaded: make and load it, as root: {_INSTALL}"
-        if mode != "enforce":
-            return (
-                f"the profile {name} is loaded in mode {mode}, in which it forbids nothing: load it in mode "
-                f"enforce, as root: {_INSTALL}"
-            )
-    return None
-
-
-def confining(label: str) -> frozenset[str]:
-    """Return the profiles that a process with `label` (attr/current) is confined by; none unless all of them
-    are enforced.
-    """
-    names, _, mode = label.rpartition(" ")
-    return frozenset(names.split("//&")) if mode == "(enforce)" else frozenset()

@@ -4,10 +4,9 @@ For set-up and for packagers. A supervisor only looks: what may be loaded into t
 """
 
 import os
-import shutil
-import subprocess
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Final
 
 import attrs
 import trio
@@ -19,19 +18,14 @@ from supervisor.sandbox.apparmor import (
     GATE_PROFILE,
     PROFILE_FILE,
     SessionProfile,
-    confining,
-    kernel_has_apparmor,
     make_session_profile,
-    not_enforced,
     profile_file,
+    profile_text,
 )
+from supervisor.sandbox.apparmor_kernel import confining, kernel_has_apparmor, prove_profiles, run_parser
 from supervisor.sandbox.identity import this_process
 from supervisor.sandbox.image import read_image
 from supervisor.settings import Settings
-
-PACKAGE: Final = "apparmor"
-"""Debian package that brings the parser."""
-_LOAD_TIMEOUT = 120.0  # seconds; it takes less than one
 
 
 @attrs.frozen
@@ -97,12 +91,13 @@ async def install_profiles(settings: Settings) -> AppArmorStatus:
     sessions = await needed_profiles(settings)
     draft = PROFILE_FILE.with_name(f".{PROFILE_FILE.name}.new")
     draft.write_text(profile_file(sessions))
+    draft.chmod(0o644)  # a supervisor of any user reads what it was made for
     try:
-        await _parser("--replace", draft)
+        await run_parser("--replace", "--skip-cache", str(draft))
         draft.replace(PROFILE_FILE)
     finally:
         draft.unlink(missing_ok=True)
-    return _status(sessions)
+    return await _status(sessions)
 
 
 async def remove_profiles() -> None:
@@ -116,8 +111,25 @@ async def remove_profiles() -> None:
     if confined := _confined():
         raise ConfigurationError(f"the profiles stay: they confine processes {', '.join(map(str, confined))}")
     if PROFILE_FILE.exists():
-        await _parser("--remove", PROFILE_FILE)
+        await run_parser("--remove", "--skip-cache", str(PROFILE_FILE))
         PROFILE_FILE.unlink()
+
+
+@asynccontextmanager
+async def profile_loaded(session: SessionProfile) -> AsyncGenerator[None]:
+    """Have a profile loaded that no file has, for as long as the block lasts: for tests of this host.
+
+    Raises:
+        ConfigurationError: this process may not, or the parser refuses.
+    """
+    _require_root("install")
+    text = profile_text(session)
+    await run_parser("--replace", "--skip-cache", text=text)
+    try:
+        yield
+    finally:
+        with trio.CancelScope(shield=True):  # the parser has a deadline
+            await run_parser("--remove", "--skip-cache", text=text)
 
 
 async def profiles_status(settings: Settings) -> AppArmorStatus:
@@ -126,12 +138,17 @@ async def profiles_status(settings: Settings) -> AppArmorStatus:
     Raises:
         ConfigurationError: as `needed_profiles`.
     """
-    return _status(await needed_profiles(settings))
+    return await _status(await needed_profiles(settings))
 
 
-def _status(sessions: tuple[SessionProfile, ...]) -> AppArmorStatus:
+async def _status(sessions: tuple[SessionProfile, ...]) -> AppArmorStatus:
     installed = PROFILE_FILE.is_file() and PROFILE_FILE.read_text() == profile_file(sessions)
-    return AppArmorStatus(sessions, installed, not_enforced(GATE_PROFILE, *(each.name for each in sessions)))
+    problem = None
+    try:
+        await prove_profiles(sessions)
+    except ConfigurationError as error:
+        problem = str(error)
+    return AppArmorStatus(sessions, installed, problem)
 
 
 def _require_root(action: str) -> None:
@@ -150,25 +167,3 @@ def _confined() -> list[int]:
         if GATE_PROFILE in confining(label):
             found.append(int(path.parts[2]))
     return sorted(found)
-
-
-async def _parser(action: str, file: Path) -> None:
-    program = shutil.which("apparmor_parser", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
-    if program is None:
-        raise ConfigurationError(
-            f"this host has no apparmor_parser (Debian package {PACKAGE}): apt-get install {PACKAGE}"
-        )
-    with trio.move_on_after(_LOAD_TIMEOUT):
-        done = await trio.run_process(
-            [program, action, "--skip-cache", str(file)],
-            capture_stdout=True,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-        if done.returncode:
-            raise ConfigurationError(
-                f"apparmor_parser {action} failed (status {done.returncode}): "
-                f"{done.stdout.decode(errors='replace').strip()[-500:]}"
-            )
-        return
-    raise ConfigurationError(f"apparmor_parser {action} did not end within {_LOAD_TIMEOUT:g} s")

@@ -27,6 +27,7 @@ from supervisor.observability.log import get_logger
 from supervisor.observability.traces import span
 from supervisor.reaping.estate import Estate
 from supervisor.reaping.reconciler import Reconciler
+from supervisor.sandbox.apparmor_kernel import UNSAFE_PROFILES, ProfilesWatch
 from supervisor.sandbox.attach import attach_gate
 from supervisor.sandbox.budget import Budget, SessionsGroup
 from supervisor.sandbox.containers import HardenedContainer, HardenedContainers, program
@@ -95,6 +96,7 @@ class DockerProvider:
         group: the control group of all sessions; None where they have none.
         egress: what is known of the network's egress; None where nobody filters it.
         isolation: what is known of its isolation; None where nobody has proved any.
+        confinement: whether the kernel still has the AppArmor profiles of the start; None without any.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class DockerProvider:
         self.network = network
         self.egress: EgressWatch | None = None
         self.isolation: IsolationWatch | None = None
+        self.confinement: ProfilesWatch | None = None
         self.group: SessionsGroup | None = None
         self.estate = estate
         self._command = command
@@ -153,6 +156,8 @@ class DockerProvider:
     @property
     def closed(self) -> str | None:
         """Why no session may start now, although sandboxes may wait for some; None when one may."""
+        if self.confinement is not None and self.confinement.problem:
+            return UNSAFE_PROFILES
         watches = [watch for watch in (self.egress, self.isolation) if watch is not None]
         return UNSAFE_NETWORK if any(watch.problem for watch in watches) else None
 
@@ -160,9 +165,11 @@ class DockerProvider:
         """Let a session start, or not.
 
         Raises:
-            SandboxError: not, for the time being: what a session may reach, or who may reach it, is not under
-                control.
+            SandboxError: not, for the time being: what a session may do or reach, or who may reach it, is not
+                under control.
         """
+        if self.confinement is not None:
+            self.confinement.require_ready()
         if self.egress is not None:
             self.egress.require_ready()
         if self.isolation is not None:

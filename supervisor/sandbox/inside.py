@@ -15,7 +15,8 @@ import attrs
 from supervisor.errors import HardeningError
 from supervisor.measures import Measure
 from supervisor.sandbox import sentry
-from supervisor.sandbox.apparmor import GATE_PROFILE, confining
+from supervisor.sandbox.apparmor import GATE_PROFILE
+from supervisor.sandbox.apparmor_kernel import confining
 from supervisor.sandbox.network import NO_NETWORK
 from supervisor.sandbox.policy import (
     MASKED_PATHS,

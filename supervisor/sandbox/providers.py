@@ -6,7 +6,7 @@ not in front of a user. It takes two to three seconds with provider `docker`.
 """
 
 from collections.abc import AsyncGenerator, Generator, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from typing import Final
 
 import attrs
@@ -26,17 +26,17 @@ from supervisor.reaping.guard import Guard, keep_guard
 from supervisor.reaping.notices import EngineNotices
 from supervisor.reaping.pending import PendingRemovals
 from supervisor.reaping.reconciler import Reconciler
-from supervisor.sandbox.apparmor import GATE_PROFILE, make_session_profile, not_enforced
+from supervisor.sandbox.apparmor_kernel import ProfilesWatch
 from supervisor.sandbox.budget import SessionsGroup, sessions_group
 from supervisor.sandbox.containers import HardenedContainers, Site
 from supervisor.sandbox.counting import warn_if_uncounted
 from supervisor.sandbox.denials import report_denials
 from supervisor.sandbox.docker import DockerProvider
-from supervisor.sandbox.egress import egress_plan, missing_egress, prove_egress, report_events
+from supervisor.sandbox.egress import egress_plan, prove_egress, report_events
 from supervisor.sandbox.files import mounted_file
 from supervisor.sandbox.handing import HandingProvider
-from supervisor.sandbox.identity import Identity, this_process
-from supervisor.sandbox.image import ImageFacts, image_need, read_image
+from supervisor.sandbox.identity import this_process
+from supervisor.sandbox.image import image_need
 from supervisor.sandbox.isolation_watch import IsolationWatch
 from supervisor.sandbox.lifeline import runtime_directory
 from supervisor.sandbox.local import LocalProvider, open_local_provider
@@ -46,8 +46,9 @@ from supervisor.sandbox.pool import WarmPool
 from supervisor.sandbox.runtimes import find_ordinary
 from supervisor.sandbox.seccomp import staged_profile
 from supervisor.sandbox.security import as_required, needless, require_measures, security_status
+from supervisor.sandbox.surroundings import Surroundings, look_around
 from supervisor.sandbox.terminal import SandboxProvider
-from supervisor.sandbox.verify import EngineFacts, missing_measures, own_programs, read_engine, self_test
+from supervisor.sandbox.verify import EngineFacts, own_programs, read_engine, self_test
 from supervisor.settings import Settings
 
 _log = get_logger("sandbox")
@@ -138,7 +139,11 @@ def _longest_life(settings: Settings) -> float:
 
 @asynccontextmanager
 async def open_docker_provider(
-    settings: Settings, estate: Estate | None = None, *, verify: bool = True
+    settings: Settings,
+    estate: Estate | None = None,
+    *,
+    verify: bool = True,
+    found: Surroundings | None = None,
 ) -> AsyncGenerator[DockerProvider]:
     """Open provider `docker`. See `open_provider`.
 
@@ -146,6 +151,7 @@ async def open_docker_provider(
         settings: `docker_host` empty means the address that the Docker CLI would use.
         estate: see there.
         verify: prove isolation and run the self-test. For tests that do so themselves, or many times.
+        found: what the caller has found already by looking around.
     """
     try:
         docker = Docker(settings.docker_host or None)
@@ -166,29 +172,30 @@ async def open_docker_provider(
                 stack.enter_context(_watched(guard, pending, own))
                 await nursery.start(keep_guard, guard, lambda: own.shared)
                 engine = await read_engine(docker, settings)
-                missing = await _missing(docker, engine, settings, own.identity)
+                if found is None:
+                    found = await look_around(docker, engine, settings, own.identity)
                 group = await stack.enter_async_context(
                     sessions_group(settings, engine.cgroup_driver, own.identity, lambda: own.shared)
                 )
                 nursery.start_soon(health.run)
                 provider = await _verified(
-                    docker, own, settings, nursery, pending, health, engine, missing, stack, group
+                    docker, own, settings, nursery, pending, health, engine, found, stack, group
                 )
                 await _filter_egress(docker, provider, settings, nursery)
                 for name, changed in read_profiles(settings).items():
                     try:
-                        lacking = await _missing(docker, engine, changed, own.identity)
+                        there = await look_around(docker, engine, changed, own.identity)
                         special = await _verified(
-                            docker, own, changed, nursery, pending, health, engine, lacking, stack, group
+                            docker, own, changed, nursery, pending, health, engine, there, stack, group
                         )
                         await _filter_egress(docker, special, changed, nursery, provider.egress)
                         if verify:
-                            await _prove(special, changed, lacking)
+                            await _prove(special, changed, there.missing)
                     except ConfigurationError as error:
                         raise ConfigurationError(f"profile {name}: {error}") from error
                     provider.add_profile(name, special)
                 if verify:
-                    await _prove(provider, settings, missing)
+                    await _prove(provider, settings, found.missing)
                 # From here on: our own proofs are no news.
                 for each in {made.egress for made in (provider, *provider.profiles.values()) if made.egress}:
                     report_events(each, provider.session_at)
@@ -198,6 +205,8 @@ async def open_docker_provider(
                 for made in (provider, *provider.profiles.values()):
                     if made.isolation is not None:
                         nursery.start_soon(made.isolation.run)
+                    if made.confinement is not None:
+                        nursery.start_soon(made.confinement.run)
                 nursery.start_soon(pending.run)
                 nursery.start_soon(provider.containers.site.notices.run)
                 if engine.local:
@@ -228,23 +237,6 @@ def _own_estate(given: Estate | None) -> Generator[Estate]:
         yield estate
 
 
-async def _missing(
-    docker: Docker, engine: EngineFacts, settings: Settings, identity: Identity
-) -> dict[Measure, str]:
-    runtime = engine.runtime_for(settings)
-    missing = missing_measures(engine, runtime)
-    gone_without = parse_opt_outs(settings.hardening_without)
-    if engine.local and Measure.APPARMOR not in (*missing, *gone_without, *runtime.kind.covered):
-        with suppress(ConfigurationError, DockerError):  # an image that is not as it must be is told later
-            image = await read_image(docker, settings, identity)
-            profile = await make_session_profile(docker, settings, image, identity)
-            if why := not_enforced(GATE_PROFILE, profile.name):
-                missing[Measure.APPARMOR] = why
-    if settings.network != NO_NETWORK and (why := await missing_egress(settings, local=engine.local)):
-        missing[Measure.EGRESS] = why
-    return missing
-
-
 async def _filter_egress(
     docker: Docker,
     provider: DockerProvider,
@@ -271,15 +263,12 @@ async def _verified(
     pending: PendingRemovals,
     health: EngineHealth,
     engine: EngineFacts,
-    missing: Mapping[Measure, str],
+    found: Surroundings,
     stack: AsyncExitStack,
     group: SessionsGroup | None,
 ) -> DockerProvider:
-    gone_without = parse_opt_outs(settings.hardening_without)
-    problems = require_measures(missing, gone_without)
+    problems = require_measures(found.missing, parse_opt_outs(settings.hardening_without))
     runtime = engine.runtime_for(settings)
-    image: ImageFacts | None = None
-    session_profile = ""
     try:
         source = docker_directory() / "seccomp.json"
         seccomp = stack.enter_context(staged_profile(source, estate.directory, engine.machine))
@@ -294,19 +283,13 @@ async def _verified(
     except ConfigurationError as error:
         problems.append(str(error))
         programs = {}
-    try:
-        image = await read_image(docker, settings, estate.identity)
-        if not (settings.command or image.command):
-            problems.append(f"image {settings.image} has no command: set SESSION_COMMAND")
-        if Measure.APPARMOR not in (*missing, *gone_without, *runtime.kind.covered):
-            session_profile = (await make_session_profile(docker, settings, image, estate.identity)).name
-    except (ConfigurationError, DockerError) as error:
-        problems.append(str(error))
+    problems += found.problems
     try:
         network = await ensure_network(docker, settings)
     except (ConfigurationError, DockerError) as error:
         problems.append(str(error))
         network = None
+    image = found.image
     if problems or image is None or seccomp is None or network is None:
         raise ConfigurationError("provider docker cannot start:\n" + "\n".join(problems))
     site = Site(
@@ -329,7 +312,7 @@ async def _verified(
         auto_remove=engine.auto_remove,
         resolver=resolver,
         cgroup=group.parent if group else "",
-        session_profile=session_profile,
+        session_profile=found.session_profile,
     )
     witness = None
     if runtime.kind.sentry and network.bridge:
@@ -343,6 +326,7 @@ async def _verified(
     warn_if_uncounted(settings, command)
     provider = DockerProvider(containers, command, nursery, estate, network)
     provider.group = group
+    provider.confinement = ProfilesWatch(found.profiles) if found.profiles else None
     return provider
 
 
@@ -400,10 +384,11 @@ async def survey(settings: Settings) -> SecurityStatus:
     """
     try:
         async with Docker(settings.docker_host or None) as docker:
-            missing = await _missing(docker, await read_engine(docker, settings), settings, this_process())
+            engine = await read_engine(docker, settings)
+            found = await look_around(docker, engine, settings, this_process())
     except (ValueError, DockerError) as error:
         raise ConfigurationError(f"DOCKER_HOST={settings.docker_host}: {error}") from error
-    without = parse_opt_outs(settings.hardening_without) | missing.keys()
+    without = parse_opt_outs(settings.hardening_without) | found.missing.keys()
     wider = attrs.evolve(settings, hardening_without=tuple(sorted(without)))
-    async with open_docker_provider(wider) as provider:
-        return as_required(provider.security, settings, missing)
+    async with open_docker_provider(wider, found=found) as provider:
+        return as_required(provider.security, settings, found.missing)

@@ -19,7 +19,6 @@ from supervisor.errors import ConfigurationError, SandboxError
 from supervisor.measures import Measure
 from supervisor.provision.compiler import machine_name
 from supervisor.provision.gate import build_gate, build_netprobe
-from supervisor.sandbox.apparmor import GATE_PROFILE, not_enforced
 from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.landlock import kernel_version
 from supervisor.sandbox.runtimes import Runtime, choose, read_runtimes
@@ -142,8 +141,9 @@ def first_uid(info: Mapping[str, Any], remapped: bool) -> int | None:
 
 
 def missing_measures(engine: EngineFacts, runtime: Runtime) -> dict[Measure, str]:
-    """Return the measures that cannot be had here, whether required or not: why, and how to get them. Not
-    egress: see `egress`. Nor those in whose place something else stands, with this runtime.
+    """Return the measures that cannot be had here, whether required or not: why, and how to get them. What
+    depends on more than the engine, egress and AppArmor's profiles, `surroundings` adds. Not those in whose
+    place something else stands, with this runtime.
     """
     missing: dict[Measure, str] = {}
     if not engine.seccomp:
@@ -160,8 +160,6 @@ def missing_measures(engine: EngineFacts, runtime: Runtime) -> dict[Measure, str
         missing[Measure.APPARMOR] = (
             "the engine's kernel has no AppArmor: boot a kernel that has it, with lsm=…,apparmor"
         )
-    elif engine.local and (why := not_enforced(GATE_PROFILE)):
-        missing[Measure.APPARMOR] = why
     if not engine.local:
         missing[Measure.SESSION_UID] = (
             "the engine is on another host, where no passwd file can be mounted into containers"

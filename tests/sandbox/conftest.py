@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -77,6 +78,15 @@ async def hardened(request: pytest.FixtureRequest) -> AsyncIterator[DockerProvid
     """Provider docker, on the lifeline, without a network."""
     async with open_docker_provider(docker_settings(request), verify=False) as docker:
         yield docker
+
+
+@pytest.fixture
+def parser(request: pytest.FixtureRequest) -> str:
+    """Path of apparmor_parser."""
+    found = shutil.which("apparmor_parser", path="/usr/sbin:/sbin")
+    if found is None:
+        missing(request, "needs apparmor_parser (Debian package apparmor)")
+    return str(found)
 
 
 @pytest.fixture

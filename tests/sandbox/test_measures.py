@@ -14,7 +14,6 @@ from conftest import opt_outs
 from sandbox.conftest import docker_settings
 from supervisor.errors import ConfigurationError
 from supervisor.measures import OPTIONAL, Measure, MeasureStatus, SecurityStatus, parse_opt_outs
-from supervisor.sandbox import apparmor
 from supervisor.sandbox.providers import open_docker_provider, open_provider
 from supervisor.sandbox.runtimes import Runtime
 from supervisor.sandbox.security import (
@@ -78,29 +77,6 @@ def test_all_that_is_missing_is_said_at_once() -> None:
     assert one.startswith("measure apparmor")
     assert hint.endswith("HARDENING_WITHOUT=apparmor,seccomp,userns"), "what is gone without already, too"
     assert require_measures(missing, set(OPTIONAL)) == []
-
-
-@pytest.mark.parametrize(
-    ("profiles", "complaint"),
-    [
-        ("ably-cli-sandbox-profile (complain)\n", "is loaded in mode complain"),
-        ("other (enforce)\nably-cli-sandbox-profile-2 (enforce)\n", "is not loaded"),
-        (None, "does not list its profiles"),
-        ("docker-default (enforce)\nably-cli-sandbox-profile (enforce)\n", ""),
-    ],
-)
-def test_the_kernels_list_of_profiles(
-    profiles: str | None, complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "profiles"
-    if profiles is not None:
-        path.write_text(profiles)
-    monkeypatch.setattr(apparmor, "_LOADED", path)
-    missing = missing_measures(WELL, Runtime("runc"))
-    if complaint:
-        assert complaint in missing[Measure.APPARMOR]
-    else:
-        assert missing == {}
 
 
 def test_what_is_written_for_an_operator() -> None:
