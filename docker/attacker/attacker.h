@@ -33,6 +33,6 @@ void write_all(int fd, const void *from, size_t n, const char *step);
 /* Answer whoever connects to that TCP port, until killed. */
 _Noreturn void serve(int port);
 /* Connect to a lifeline socket in a child, and say what a gate says. */
-_Noreturn void pretend(const char *path);
+_Noreturn void pretend(const char *path, int version);
 
 #endif

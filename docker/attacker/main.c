@@ -5,7 +5,7 @@
  *
  *   attacker --wait                 does nothing, for ever
  *   attacker --serve PORT           answers whoever connects
- *   attacker --impostor PATH        connects to a lifeline socket as a gate does, without being one
+ *   attacker --impostor PATH VERSION  connects to a lifeline socket as a gate of this version does, without being one
  *   attacker --print HEXADECIMAL    prints these bytes
  * Called `listed` it prints its arguments; called `unlisted`, that it ran.
  *
@@ -171,7 +171,7 @@ int main(int count, char **words)
     if (count == 2 && strcmp(words[1], "--wait") == 0)
         for (;;) pause();
     if (count == 3 && strcmp(words[1], "--serve") == 0) serve(atoi(words[2]));
-    if (count == 3 && strcmp(words[1], "--impostor") == 0) pretend(words[2]);
+    if (count == 4 && strcmp(words[1], "--impostor") == 0) pretend(words[2], atoi(words[3]));
     if (count == 3 && strcmp(words[1], "--print") == 0) {
         print_bytes(words[2]);
         return 0;

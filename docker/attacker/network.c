@@ -290,17 +290,17 @@ _Noreturn void serve(int port)
     }
 }
 
-/* REDY with a terminal, as docs/gate.md has it. */
-_Noreturn void pretend(const char *path)
+/* REDY with a terminal, as docs/gate.md has it, of a version below 256. */
+_Noreturn void pretend(const char *path, int version)
 {
     if (fork() == 0) {
-        static const unsigned char ready[] = "REDY\0\0\0\4\0\0\0\2";
+        const unsigned char ready[12] = {'R', 'E', 'D', 'Y', 0, 0, 0, 4, 0, 0, 0, (unsigned char)version};
         struct sockaddr_un to = {.sun_family = AF_UNIX};
         union {
             struct cmsghdr head;
             char room[CMSG_SPACE(sizeof(int))];
         } control = {.head = {.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS}};
-        struct iovec part = {(void *)ready, 12};
+        struct iovec part = {(void *)ready, sizeof ready};
         struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control.room};
         int terminal = posix_openpt(O_RDWR | O_NOCTTY), fd = socket(AF_UNIX, SOCK_STREAM, 0);
         memcpy(CMSG_DATA(&control.head), &terminal, sizeof terminal);

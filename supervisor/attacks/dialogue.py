@@ -16,6 +16,7 @@ from supervisor.protocol.ably import CONTROL_PREFIX
 from supervisor.protocol.output import OutputEncoder
 from supervisor.sandbox.containers import HardenedContainers, program
 from supervisor.sandbox.docker import LIFELINE
+from supervisor.sandbox.gate_frames import PROTOCOL_VERSION
 from supervisor.sandbox.leaving import claimed
 from supervisor.sandbox.lifeline import SOCKET_NAME, open_lifeline_socket
 from supervisor.sandbox.policy import Mount
@@ -53,7 +54,10 @@ class Dialogue:
         labels = containers.site.identity.labels("attack", LIFETIME)
         async with open_lifeline_socket(containers.site.sockets) as listener:
             config = containers.policy.to_create_config(
-                [program("attacker"), "--impostor", f"{LIFELINE}/{SOCKET_NAME}"],
+                [
+                    *(program("attacker"), "--impostor"),
+                    *(f"{LIFELINE}/{SOCKET_NAME}", str(PROTOCOL_VERSION)),
+                ],
                 labels=labels,
                 mounts=[*self.tools, Mount(str(listener.directory), LIFELINE)],
             )
