@@ -140,6 +140,7 @@ def _parser() -> argparse.ArgumentParser:
         "--only", action="append", default=[], metavar="NAME", help="try this one; repeatable"
     )
     command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument("--report", type=Path, metavar="FILE", help="also write it there, for programs")
     command.add_argument("--no-setup", action="store_true", help="rely on an earlier `setup`; build nothing")
     command.set_defaults(run=_attack)
 
@@ -310,7 +311,10 @@ def _attack(settings: Settings, options: argparse.Namespace) -> int:
             return await run(ready.settings, attacks)
 
     report = trio.run(attempt)
-    print(json.dumps(report.as_json(), indent=2) if options.json else report)
+    text = json.dumps(report.as_json(), indent=2)
+    if options.report:
+        Path(options.report).write_text(f"{text}\n")
+    print(text if options.json else report)
     return 1 if report.failed else 0
 
 

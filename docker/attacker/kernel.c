@@ -30,8 +30,8 @@ enum { CLONE3 = 435, IO_URING_SETUP = 425, MOVE_MOUNT = 429, FSOPEN = 430, FSCON
 
 static void mount_tmpfs(const char *argument UNUSED)
 {
-    must(mount("none", "/mnt", "tmpfs", 0, ""), "mount");
-    umount2("/mnt", MNT_DETACH);
+    must(mount("none", "/run", "tmpfs", 0, ""), "mount");
+    umount2("/run", MNT_DETACH);
     succeeded("mounted a file system of its own, without limits");
 }
 
@@ -40,8 +40,8 @@ static void mount_by_descriptor(const char *argument UNUSED)
     int fs = (int)must(syscall(FSOPEN, "tmpfs", 0), "fsopen");
     must(syscall(FSCONFIG, fs, 6 /* create */, NULL, NULL, 0), "fsconfig");
     int made = (int)must(syscall(FSMOUNT, fs, 0, 0), "fsmount");
-    must(syscall(MOVE_MOUNT, made, "", AT_FDCWD, "/mnt", 4 /* empty path */), "move_mount");
-    umount2("/mnt", MNT_DETACH);
+    must(syscall(MOVE_MOUNT, made, "", AT_FDCWD, "/run", 4 /* empty path */), "move_mount");
+    umount2("/run", MNT_DETACH);
     succeeded("mounted a file system of its own, by the newer calls");
 }
 
@@ -59,9 +59,9 @@ static void change_root(const char *argument UNUSED)
 {
     must(unshare(CLONE_NEWNS), "unshare");
     must(mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL), "mount");
-    must(mount("none", "/mnt", "tmpfs", 0, ""), "mount");
-    must(mkdir("/mnt/old", 0700), "mkdir");
-    must(syscall(SYS_pivot_root, "/mnt", "/mnt/old"), "pivot_root");
+    must(mount("none", "/run", "tmpfs", 0, ""), "mount");
+    must(mkdir("/run/old", 0700), "mkdir");
+    must(syscall(SYS_pivot_root, "/run", "/run/old"), "pivot_root");
     succeeded("another file system is the root");
 }
 

@@ -105,6 +105,13 @@ class Row:
         return self.off.succeeded
 
     @property
+    def exposed(self) -> bool:
+        """Whether it succeeds in sessions because they have none of its defences: this host cannot have them,
+        or was told to go without.
+        """
+        return self.on.succeeded and not self.alone
+
+    @property
     def untried(self) -> tuple[Defence, ...]:
         """Defences that this host cannot have."""
         return tuple(each for each in DEFENCES if each in self.attack.stopped_by - self.alone.keys())
@@ -113,4 +120,4 @@ class Row:
     def failures(self) -> tuple[str, ...]:
         """Names of what did not stop it although it should have; `all` for a session as it is."""
         failed = tuple(str(each) for each, outcome in self.alone.items() if outcome.succeeded)
-        return (*failed, "all") if self.on.succeeded else failed
+        return (*failed, "all") if self.on.succeeded and not self.exposed else failed

@@ -15,51 +15,58 @@ EGRESS, ISOLATION = Measure.EGRESS, Measure.ISOLATION
 USER, DEVICES = Habit.USER, Habit.DEVICES
 
 FILES: Final = (
-    Attack("write-root", "a file in /", {READ_ONLY, LANDLOCK, USER, UID}, "/owned"),
-    Attack("write-etc", "a file in /etc", {READ_ONLY, LANDLOCK, USER, UID}, "/etc/owned"),
-    Attack("write-programs", "a file in /usr/bin", {READ_ONLY, LANDLOCK, USER, UID}, "/usr/bin/owned"),
-    Attack("add-root-user", "another root in /etc/passwd", {READ_ONLY, LANDLOCK, USER, UID}),
+    Attack("write-root", "a file in /", {APPARMOR, READ_ONLY, LANDLOCK, USER, UID}, "/owned"),
+    Attack("write-etc", "a file in /etc", {APPARMOR, READ_ONLY, LANDLOCK, USER, UID}, "/etc/owned"),
+    Attack(
+        "write-programs", "a file in /usr/bin", {APPARMOR, READ_ONLY, LANDLOCK, USER, UID}, "/usr/bin/owned"
+    ),
+    Attack("add-root-user", "another root in /etc/passwd", {APPARMOR, READ_ONLY, LANDLOCK, USER, UID}),
     Attack(
         "plant-program",
         "a program where all look",
-        {READ_ONLY, LANDLOCK, USER, UID},
+        {APPARMOR, READ_ONLY, LANDLOCK, USER, UID},
         "/usr/local/bin/planted",
     ),
-    Attack("run-from-tmp", "run what was written to /tmp", {TMPFS, LANDLOCK}, "/tmp/planted"),
-    Attack("run-from-run", "run what was written to /run", {TMPFS, LANDLOCK}, "/run/planted"),
+    Attack("run-from-tmp", "run what was written to /tmp", {APPARMOR, TMPFS, LANDLOCK}, "/tmp/planted"),
+    Attack("run-from-run", "run what was written to /run", {APPARMOR, TMPFS, LANDLOCK}, "/run/planted"),
     Attack(
         "run-from-config",
         "run what was written beside the CLI's config",
-        {TMPFS, LANDLOCK},
+        {APPARMOR, TMPFS, LANDLOCK},
         "{config}/planted",
     ),
-    Attack("map-code-in-tmp", "run it without executing it", {TMPFS}, "/tmp"),
-    Attack("run-from-memory", "run a program that is no file", {SECCOMP}),
+    Attack("map-code-in-tmp", "run it without executing it", {APPARMOR, TMPFS}, "/tmp"),
+    Attack("run-from-memory", "run a program that is no file", {APPARMOR, SECCOMP}),
     Attack(
         "setuid-program", "become root by a program's owner", {NO_NEW_PRIVILEGES}, "{setuid}", given={USER}
     ),
     Attack(
         "capable-program",
         "get rights by a file's capabilities",
-        {NO_NEW_PRIVILEGES, CAPABILITIES},
+        {APPARMOR, NO_NEW_PRIVILEGES, CAPABILITIES},
         "{capable}",
         given={USER},
     ),
     Attack(
         "core-pattern",
         "have the host run a program at a crash",
-        {READ_ONLY, LANDLOCK, USER, UID, USERNS},
+        {APPARMOR, READ_ONLY, LANDLOCK, USER, UID, USERNS},
         "/proc/sys/kernel/core_pattern",
     ),
-    Attack("sysrq", "restart the host", {READ_ONLY, LANDLOCK, USER, UID, USERNS}, "/proc/sysrq-trigger"),
-    Attack("host-interrupts", "watch when others type", {READ_ONLY}, "/proc/interrupts"),
     Attack(
-        "host-timers", "see what the host's programs do", {READ_ONLY, USER, UID, USERNS}, "/proc/timer_list"
+        "sysrq", "restart the host", {APPARMOR, READ_ONLY, LANDLOCK, USER, UID, USERNS}, "/proc/sysrq-trigger"
+    ),
+    Attack("host-interrupts", "watch when others type", {APPARMOR, READ_ONLY}, "/proc/interrupts"),
+    Attack(
+        "host-timers",
+        "see what the host's programs do",
+        {APPARMOR, READ_ONLY, USER, UID, USERNS},
+        "/proc/timer_list",
     ),
     Attack(
         "host-memory-image",
         "read the host's memory",
-        {READ_ONLY, CAPABILITIES, USER, UID, USERNS},
+        {APPARMOR, READ_ONLY, CAPABILITIES, USER, UID, USERNS},
         "/proc/kcore",
     ),
     Attack("fill-tmp", "fill memory by files in /tmp", {TMPFS}, "/tmp,80", bounded="80 MB"),
@@ -67,50 +74,67 @@ FILES: Final = (
     Attack(
         "fill-config", "fill memory by files beside the CLI's config", {TMPFS}, "{config},24", bounded="24 MB"
     ),
-    Attack("fill-shm", "fill memory by files in /dev/shm", {TMPFS, LANDLOCK}, "/dev/shm,24", bounded="24 MB"),
+    Attack(
+        "fill-shm",
+        "fill memory by files in /dev/shm",
+        {APPARMOR, TMPFS, LANDLOCK},
+        "/dev/shm,24",
+        bounded="24 MB",
+    ),
     Attack(
         "fill-disk",
         "fill the host's disk",
-        {READ_ONLY, LANDLOCK, USER, UID},
-        "/root,64",
+        {APPARMOR, READ_ONLY, LANDLOCK, USER, UID},
+        "/etc,64",
         bounded="64 MB, for a moment",
     ),
     Attack("huge-file", "a file larger than any disk", {LIMITS}, "/tmp"),
     Attack(
         "device-in-tmp",
         "a device of its own making",
-        {SECCOMP, LANDLOCK, CAPABILITIES, TMPFS, USER, UID, USERNS},
+        {APPARMOR, SECCOMP, LANDLOCK, CAPABILITIES, TMPFS, USER, UID, USERNS},
         "/tmp",
     ),
     Attack(
-        "host-disk", "the host's disk", {SECCOMP, LANDLOCK, CAPABILITIES, TMPFS, DEVICES, USER, UID, USERNS}
+        "host-disk",
+        "the host's disk",
+        {APPARMOR, SECCOMP, LANDLOCK, CAPABILITIES, TMPFS, DEVICES, USER, UID, USERNS},
     ),
-    Attack("file-by-handle", "the host's files, past all paths", {SECCOMP, CAPABILITIES, USER, UID, USERNS}),
+    Attack(
+        "file-by-handle",
+        "the host's files, past all paths",
+        {APPARMOR, SECCOMP, CAPABILITIES, USER, UID, USERNS},
+    ),
     Attack(
         "release-agent",
         "have the host run a program as root",
-        {SECCOMP, CAPABILITIES, LANDLOCK, NAMESPACES, USER, UID, USERNS},
+        {APPARMOR, SECCOMP, CAPABILITIES, LANDLOCK, NAMESPACES, USER, UID, USERNS},
     ),
 )
 
 KERNEL: Final = (
-    Attack("mount", "a file system of its own", {SECCOMP, CAPABILITIES, LANDLOCK, USER, UID}),
-    Attack("mount-by-descriptor", "the same by newer calls", {SECCOMP, CAPABILITIES, LANDLOCK, USER, UID}),
+    Attack("mount", "a file system of its own", {APPARMOR, SECCOMP, CAPABILITIES, LANDLOCK, USER, UID}),
+    Attack(
+        "mount-by-descriptor",
+        "the same by newer calls",
+        {APPARMOR, SECCOMP, CAPABILITIES, LANDLOCK, USER, UID},
+    ),
     Attack(
         "unmask",
         "what is hidden in /proc",
-        {SECCOMP, CAPABILITIES, LANDLOCK, USER, UID},
+        {APPARMOR, SECCOMP, CAPABILITIES, LANDLOCK, USER, UID},
         "/proc/interrupts",
         given={READ_ONLY},
     ),
-    Attack("pivot-root", "another root", {SECCOMP, CAPABILITIES, LANDLOCK, USER, UID}),
-    Attack("chroot", "another root, the old way", {SECCOMP, CAPABILITIES, USER, UID}),
+    Attack("pivot-root", "another root", {APPARMOR, SECCOMP, CAPABILITIES, LANDLOCK, USER, UID}),
+    Attack("chroot", "another root, the old way", {APPARMOR, SECCOMP, CAPABILITIES, USER, UID}),
     Attack("user-namespace", "all rights in a namespace of its own", {SECCOMP}),
     Attack("user-namespace-high-bits", "the same, past a filter that compares 64 bits", {SECCOMP}),
     Attack("user-namespace-clone3", "the same, by flags that no filter sees", {SECCOMP}),
-    Attack("other-namespaces", "network and mounts of its own", {SECCOMP, CAPABILITIES, USER, UID}),
+    Attack("other-namespaces", "network and mounts of its own", {APPARMOR, SECCOMP, CAPABILITIES, USER, UID}),
     Attack("keyring", "a key that all containers of its user share", {SECCOMP}),
     Attack("io-uring", "I/O that no filter sees", {SECCOMP}),
+    # bpf, perf-events, userfaultfd and kernel-log take a capability on many hosts, and on others none.
     Attack("bpf", "a program in the kernel", {SECCOMP}),
     Attack("perf-events", "measure others", {SECCOMP}),
     Attack("userfaultfd", "hold the kernel up", {SECCOMP}),
@@ -118,32 +142,36 @@ KERNEL: Final = (
     Attack("system-v-memory", "memory that outlives its process", {SECCOMP}),
     Attack("calls-of-32-bit", "calls by numbers that the filter does not know", {SECCOMP}),
     Attack("kernel-log", "the host's kernel's log", {SECCOMP}),
-    Attack("host-clock", "the host's clock", {SECCOMP, CAPABILITIES, USER, UID, USERNS}),
-    Attack("host-name", "another host name", {SECCOMP, CAPABILITIES, USER, UID}),
-    Attack("priority", "the CPU before everybody else", {CAPABILITIES, USER, UID, USERNS}),
-    Attack("real-time", "the CPU, always", {SECCOMP, CAPABILITIES, USER, UID, USERNS}),
-    Attack("another-user", "be another session's user", {CAPABILITIES, USER, UID}, "4242"),
+    Attack("host-clock", "the host's clock", {APPARMOR, SECCOMP, CAPABILITIES, USER, UID, USERNS}),
+    Attack("host-name", "another host name", {APPARMOR, SECCOMP, CAPABILITIES, USER, UID}),
+    Attack("priority", "the CPU before everybody else", {APPARMOR, CAPABILITIES, USER, UID, USERNS}),
+    Attack("real-time", "the CPU, always", {APPARMOR, CAPABILITIES, USER, UID, USERNS}),
+    Attack("another-user", "be another session's user", {APPARMOR, CAPABILITIES, USER, UID}, "4242"),
     Attack("push-input", "type for the user (TIOCSTI)", {SECCOMP}),
     Attack("push-input-high-bits", "the same, past a filter that compares 64 bits", {SECCOMP}),
     Attack("line-discipline", "code for modems and the like", {SECCOMP}),
 )
 
 PROCESSES: Final = (
-    Attack("trace-process", "control another program of its user", {SECCOMP}),
-    Attack("trace-gate", "control its gate", {SECCOMP, CAPABILITIES, LANDLOCK, USER, UID}),
-    Attack("gate-memory-by-call", "its gate's memory", {SECCOMP, CAPABILITIES, LANDLOCK, USER, UID}),
-    Attack("gate-memory-by-file", "its gate's memory, by /proc", {CAPABILITIES, LANDLOCK, USER, UID}),
-    Attack("gate-descriptors", "its gate's descriptors", {CAPABILITIES, LANDLOCK, USER, UID}),
+    Attack("trace-process", "control another program of its user", {APPARMOR, SECCOMP}),
+    Attack("trace-gate", "control its gate", {APPARMOR, SECCOMP, CAPABILITIES, LANDLOCK, USER, UID}),
+    Attack(
+        "gate-memory-by-call", "its gate's memory", {APPARMOR, SECCOMP, CAPABILITIES, LANDLOCK, USER, UID}
+    ),
+    Attack(
+        "gate-memory-by-file", "its gate's memory, by /proc", {APPARMOR, CAPABILITIES, LANDLOCK, USER, UID}
+    ),
+    Attack("gate-descriptors", "its gate's descriptors", {APPARMOR, CAPABILITIES, LANDLOCK, USER, UID}),
     Attack(
         "steal-lifeline",
         "speak with the supervisor in its gate's name",
-        {SECCOMP, CAPABILITIES, LANDLOCK, USER, UID},
+        {APPARMOR, SECCOMP, CAPABILITIES, LANDLOCK, USER, UID},
     ),
-    Attack("signal-gate", "signals to process 1", {LANDLOCK}, landlock=6),
-    Attack("gate-limits", "starve its gate", {SECCOMP}),
+    Attack("signal-gate", "signals to process 1", {APPARMOR, LANDLOCK}, landlock=6),
+    Attack("gate-limits", "starve its gate", {APPARMOR, SECCOMP}),
     Attack("gate-priority", "slow its gate down", {SECCOMP}),
     Attack("gate-cpus", "slow its gate down by CPUs", {SECCOMP}),
-    Attack("gate-oom", "have its gate killed when memory is short", {LANDLOCK, USER, UID}),
+    Attack("gate-oom", "have its gate killed when memory is short", {APPARMOR, LANDLOCK, USER, UID}),
 )
 
 EXHAUSTION: Final = (
@@ -152,24 +180,36 @@ EXHAUSTION: Final = (
     Attack("memory-bomb", "use up memory", {LIMITS}, "{memory}", bounded="320 MB"),
     Attack("cpu-hog", "use up the CPU", {LIMITS}, "{cpu}", bounded="1 s"),
     Attack("many-files", "use up open files", {LIMITS}, bounded="20,000"),
-    Attack("many-terminals", "use up the terminals that all of the host share", {LANDLOCK}, bounded="600"),
+    Attack(
+        "many-terminals",
+        "use up the terminals that all of the host share",
+        {APPARMOR, LANDLOCK},
+        bounded="600",
+    ),
     Attack("many-signals", "use up queued signals, root's among them", {LIMITS}, bounded="1,000"),
-    Attack("another-terminal", "a terminal that nobody watches", {LANDLOCK}),
+    Attack("another-terminal", "a terminal that nobody watches", {APPARMOR, LANDLOCK}),
 )
 
 SOCKETS: Final = (
-    Attack("raw-socket", "packets of its own making", {SECCOMP, CAPABILITIES, USER, UID}, "127.0.0.1"),
+    Attack(
+        "raw-socket", "packets of its own making", {APPARMOR, SECCOMP, CAPABILITIES, USER, UID}, "127.0.0.1"
+    ),
     Attack("ping-socket", "echo requests", {SECCOMP}, "127.0.0.1"),
-    Attack("sniff", "others' packets", {SECCOMP, CAPABILITIES, USER, UID}),
-    Attack("another-address", "somebody else's address", {SECCOMP, CAPABILITIES, USER, UID}, "192.0.2.1"),
+    Attack("sniff", "others' packets", {APPARMOR, SECCOMP, CAPABILITIES, USER, UID}),
+    Attack(
+        "another-address",
+        "somebody else's address",
+        {APPARMOR, SECCOMP, CAPABILITIES, USER, UID},
+        "192.0.2.1",
+    ),
     Attack(
         "tunnel",
         "a network interface of its own",
-        {SECCOMP, LANDLOCK, CAPABILITIES, TMPFS, USER, UID, USERNS},
+        {APPARMOR, SECCOMP, LANDLOCK, CAPABILITIES, TMPFS, USER, UID, USERNS},
         "/tmp",
     ),
-    Attack("kernel-cipher", "the kernel's ciphers (AF_ALG)", {SECCOMP}),
-    Attack("hypervisor", "the hypervisor (AF_VSOCK)", {SECCOMP}),
+    Attack("kernel-cipher", "the kernel's ciphers (AF_ALG)", {APPARMOR, SECCOMP}),
+    Attack("hypervisor", "the hypervisor (AF_VSOCK)", {APPARMOR, SECCOMP}),
     Attack("server", "serve others", {LANDLOCK}, landlock=4),
 )
 
@@ -219,7 +259,7 @@ NETWORK: Final = tuple(
         Attack(
             "echo-outside",
             "a host outside, by ICMP",
-            {EGRESS, SECCOMP},
+            {APPARMOR, EGRESS, SECCOMP},
             "{unlisted}",
         ),
         Attack("host-port", "the supervisor's and other ports of the host", {EGRESS, LANDLOCK}, "{host}"),
@@ -234,14 +274,16 @@ SHARED: Final = tuple(
         Attack(
             "neighbours-credentials",
             "another session's credentials",
-            {NAMESPACES, CAPABILITIES, USER, UID},
+            {APPARMOR, NAMESPACES, CAPABILITIES, USER, UID},
             "{neighbour},{variable}",
         ),
-        # Not stopped by dropped capabilities where the neighbour is in a user namespace: its owner, root of
-        # the host, has all of them in there (user_namespaces(7)).
-        Attack("signal-neighbour", "end another session", {NAMESPACES, USER, UID}, "{neighbour}"),
+        # No capability is needed where users are remapped: the host's root owns the neighbour's namespace.
+        Attack("signal-neighbour", "end another session", {APPARMOR, NAMESPACES, USER, UID}, "{neighbour}"),
         Attack(
-            "enter-host", "the host's files", {NAMESPACES, SECCOMP, CAPABILITIES, USER, UID}, "{supervisor}"
+            "enter-host",
+            "the host's files",
+            {APPARMOR, NAMESPACES, SECCOMP, CAPABILITIES, USER, UID},
+            "{supervisor}",
         ),
         Attack(
             "host-memory", "memory that the host's programs share", {NAMESPACES, SECCOMP, USER, UID}, "{key}"

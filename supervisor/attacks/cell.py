@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
+import attrs
 import trio
 
 from supervisor.attacks.attack import DEFENCES, Attack, Defence, Outcome
@@ -18,7 +19,7 @@ from supervisor.sandbox.docker import CONNECT_TIMEOUT, LIFELINE
 from supervisor.sandbox.inside import judged
 from supervisor.sandbox.leaving import claimed
 from supervisor.sandbox.lifeline import SOCKET_NAME, Lifeline, open_lifeline_socket
-from supervisor.sandbox.policy import Mount
+from supervisor.sandbox.policy import HardeningPolicy, Mount
 from supervisor.sandbox.terminal import LeaseRequest
 
 LIFETIME: Final = 300.0
@@ -105,7 +106,7 @@ async def started(
         with containers.passwd_mounts(policy) as passwd:
             # By whichever user; who it was is looked at all the same.
             async with open_lifeline_socket(site.sockets) as listener:
-                rules = policy.gate_arguments if Measure.LANDLOCK in on else []
+                rules = confined(policy, on).gate_arguments
                 config = policy.to_create_config(
                     [program("gate"), "--idle", str(_IDLE), *rules, f"{LIFELINE}/{SOCKET_NAME}"],
                     labels=site.identity.labels("attack", LIFETIME),
@@ -124,6 +125,13 @@ async def started(
         if on >= set(DEFENCES) - policy.without:
             judged(policy, report, process, local=True)
         yield gate
+
+
+def confined(policy: HardeningPolicy, on: AbstractSet[Defence]) -> HardeningPolicy:
+    """Return `policy` with what the gate adds of `on` alone."""
+    profile = policy.session_profile if Measure.APPARMOR in on else ""
+    without = policy.without if Measure.LANDLOCK in on else policy.without | {Measure.LANDLOCK}
+    return attrs.evolve(policy, session_profile=profile, without=without)
 
 
 @asynccontextmanager

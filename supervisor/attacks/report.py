@@ -28,6 +28,11 @@ class Report:
         return [row for row in self.rows if row.counts]
 
     @property
+    def exposed(self) -> list[Row]:
+        """Rows that this host has nothing against."""
+        return [row for row in self.rows if row.exposed]
+
+    @property
     def failed(self) -> list[Row]:
         """Rows in which something did not stop what it should."""
         return [row for row in self.rows if row.failures]
@@ -37,6 +42,7 @@ class Report:
         return {
             "counted": len(self.counted),
             "failed": [row.attack.name for row in self.failed],
+            "exposed": [row.attack.name for row in self.exposed],
             "attacks": [_row_as_json(row) for row in self.rows],
             "echo": {"before": attrs.asdict(self.before), "meanwhile": attrs.asdict(self.meanwhile)},
         }
@@ -51,8 +57,12 @@ class Report:
                 "NOT STOPPED: " + row.on.text if row.on.succeeded else row.on.text,
             )
             for row in self.counted
+            if not row.exposed
         ]
         lines = _table(cells)
+        if self.exposed:
+            lines += ["", "SUCCEED, because this host has nothing of what stops them:"]
+            lines += _table([(f"  {row.attack.name}", row.on.text, _stoppers(row)) for row in self.exposed])
         idle = [row for row in self.rows if not row.counts]
         if idle:
             lines += ["", "do not count, because they cannot succeed on this host:"]
@@ -64,7 +74,8 @@ class Report:
                 f"NOT STOPPED: {', '.join(row.attack.name for row in self.failed)}"
                 if self.failed
                 else "all of them are stopped"
-            ),
+            )
+            + (f", but for {len(self.exposed)} that this host has nothing against" if self.exposed else ""),
             f"another session's echo before: {self.before}",
             f"another session's echo meanwhile: {self.meanwhile}",
         ]

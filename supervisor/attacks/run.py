@@ -7,9 +7,9 @@ that of the attacks.
 
 import os
 import tempfile
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import AsyncGenerator, Collection, Generator, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +30,8 @@ from supervisor.engine import Docker, DockerError
 from supervisor.errors import ConfigurationError
 from supervisor.measures import Measure, parse_opt_outs
 from supervisor.provision.compiler import compile_static, docker_directory
+from supervisor.sandbox.apparmor import make_session_profile
+from supervisor.sandbox.apparmor_command import profile_loaded
 from supervisor.sandbox.containers import HardenedContainers, program
 from supervisor.sandbox.landlock import kernel_version
 from supervisor.sandbox.network import NO_NETWORK
@@ -74,7 +76,6 @@ async def run(settings: Settings, attacks: Sequence[Attack]) -> Report:
     rows: dict[str, Row] = {}
     async with open_docker_provider(wider) as provider, witness(provider, {SECRET: "planted"}) as watched:
         containers = provider.containers
-        containers.policy = attrs.evolve(containers.policy, nano_cpus=int(CPU_LIMIT * 1e9))
         possible = frozenset(DEFENCES) - containers.policy.without
         neighbour = only_child(provider.occupied[watched.session_id].pid)
         assert neighbour is not None, "the session runs"
@@ -86,11 +87,15 @@ async def run(settings: Settings, attacks: Sequence[Attack]) -> Report:
                 Stage.KEYBOARD: Keyboard(containers, tools, possible),
                 Stage.DIALOGUE: Dialogue(containers, tools, possible),
             }
-            for stage, attempt in stages.items():
-                if mine := [each for each in attacks if each.stage is stage]:
-                    tried_here = frozenset({Habit.SHELL}) if stage is Stage.KEYBOARD else possible
-                    async with world_outside(BRIDGES) if stage is Stage.NETWORK else nullcontext():
-                        rows |= await _tabulated(mine, tried_here, attempt)
+            async with _profile_for(tools, containers, wider) as profile:
+                containers.policy = attrs.evolve(
+                    containers.policy, nano_cpus=int(CPU_LIMIT * 1e9), session_profile=profile
+                )
+                for stage, attempt in stages.items():
+                    if mine := [each for each in attacks if each.stage is stage]:
+                        tried_here = frozenset({Habit.SHELL}) if stage is Stage.KEYBOARD else possible
+                        async with world_outside(BRIDGES) if stage is Stage.NETWORK else nullcontext():
+                            rows |= await _tabulated(mine, tried_here, attempt)
         return Report([rows[each.name] for each in attacks], watched.before, watched.meanwhile)
 
 
@@ -141,6 +146,23 @@ def _tools(settings: Settings) -> Generator[list[Mount]]:
         paths["setuid"].chmod(0o4755)
         os.setxattr(paths["capable"], "security.capability", _NET_RAW)
         yield [Mount(str(path), program(name)) for name, path in paths.items()]
+
+
+@asynccontextmanager
+async def _profile_for(
+    tools: Sequence[Mount], containers: HardenedContainers, settings: Settings
+) -> AsyncGenerator[str]:
+    """Have the kernel enforce the profile of sessions with `tools` among what may be executed, so that an
+    attack can begin at all; yield its name, empty where sessions have no profile.
+    """
+    site, policy = containers.site, containers.policy
+    if not policy.session_profile:
+        yield ""
+        return
+    usual = await make_session_profile(site.docker, settings, policy.image, site.identity)
+    profile = attrs.evolve(usual, execute=(*usual.execute, *(each.target for each in tools)))
+    async with profile_loaded(profile):
+        yield profile.name
 
 
 @attrs.frozen

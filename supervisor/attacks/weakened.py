@@ -54,8 +54,8 @@ def weakened(config: Mapping[str, Any], on: Collection[Defence]) -> JSON:
 
     Args:
         config: what `HardeningPolicy.to_create_config` returned, with all of it.
-        on: what to leave. Landlock, the user's own id, egress and isolation are not in this JSON alone: see
-            `cell`.
+        on: what to leave. Landlock, a session's AppArmor profile, the user's own id, egress and isolation are
+            not in this JSON alone: see `cell`.
     """
     changed: JSON = copy.deepcopy(dict(config))
     host: JSON = changed["HostConfig"]

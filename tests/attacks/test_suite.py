@@ -10,11 +10,13 @@ from conftest import opt_outs
 from egress.conftest import _impediment, capable
 from sandbox.conftest import docker_settings
 
-from supervisor.attacks.attack import DEFENCES, Stage
+from supervisor.attacks.attack import DEFENCES, Outcome, Row, Stage
 from supervisor.attacks.catalog import CATALOG
 from supervisor.attacks.cell import parsed
 from supervisor.attacks.markdown import BEGIN, END, table
+from supervisor.attacks.report import Report
 from supervisor.attacks.run import attacker_program, chosen, run
+from supervisor.attacks.witness import Echo
 from supervisor.errors import ConfigurationError
 from supervisor.measures import OPTIONAL, Measure
 
@@ -36,6 +38,7 @@ async def test_all_attacks(request: pytest.FixtureRequest, capable: None) -> Non
     print(report)
     assert [row.attack.name for row in report.failed] == []
     assert {row.attack.name for row in report.rows if not row.counts} <= MAY_NOT_COUNT
+    assert report.exposed == []
     assert len(report.counted) >= LEAST
     # Everything that this host can have was tried alone.
     impossible = {each for row in report.rows for each in row.untried}
@@ -63,6 +66,25 @@ def test_attacks_by_name() -> None:
     assert [each.name for each in chosen(["mount", "bpf"])] == ["mount", "bpf"]
     with pytest.raises(ConfigurationError, match="no attack nonsense"):
         chosen(["nonsense"])
+
+
+def test_what_a_host_has_nothing_against_is_said() -> None:
+    (server,) = chosen(["server"])
+    yes, no = Outcome(True, "serves port 7077"), Outcome(False, "bind: Permission denied")
+    exposed = Row(server, yes, {}, yes)
+    assert (exposed.exposed, exposed.failures, exposed.untried) == (True, (), (Measure.LANDLOCK,))
+    stopped = Row(server, yes, {Measure.LANDLOCK: no}, no)
+    assert (stopped.exposed, stopped.failures) == (False, ())
+    broken = Row(server, yes, {Measure.LANDLOCK: no}, yes)
+    assert (broken.exposed, broken.failures) == (False, ("all",))
+    echo = Echo.of([0.001])
+    text = str(Report([exposed], echo, echo))
+    assert "SUCCEED, because this host has nothing of what stops them:\n  server  serves port 7077" in text
+    assert "not here: landlock" in text
+    assert "all of them are stopped, but for 1 that this host has nothing against" in text
+    assert Report([exposed], echo, echo).as_json()["exposed"] == ["server"]
+    assert "SUCCEED" not in str(Report([stopped, broken], echo, echo))
+    assert "NOT STOPPED: server" in str(Report([broken], echo, echo))
 
 
 def test_what_the_attacker_says() -> None:

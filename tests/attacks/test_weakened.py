@@ -1,8 +1,10 @@
 """Taking protection away, one measure at a time, in the create call."""
 
+import attrs
 import pytest
 
 from supervisor.attacks.attack import DEFENCES, Defence, Habit
+from supervisor.attacks.cell import confined
 from supervisor.attacks.weakened import weakened
 from supervisor.measures import Measure
 from supervisor.provision.compiler import docker_directory
@@ -32,6 +34,16 @@ def test_without_one(defence: Defence) -> None:
         assert without == CONFIG, "it takes more"
     else:
         assert without != CONFIG
+
+
+def test_what_the_gate_adds() -> None:
+    policy = attrs.evolve(POLICY, session_profile="ably-cli-sandbox-session-0")
+    stacked, rules = ["--stack", "ably-cli-sandbox-session-0"], POLICY.gate_arguments
+    assert rules
+    assert confined(policy, set(DEFENCES)).gate_arguments == stacked + rules
+    assert confined(policy, {Measure.APPARMOR}).gate_arguments == stacked
+    assert confined(policy, {Measure.LANDLOCK}).gate_arguments == rules
+    assert confined(policy, {Habit.USER}).gate_arguments == []
 
 
 def test_root_without_what_prevents_it() -> None:
