@@ -17,7 +17,7 @@ setup: ## set everything up, run nothing; the engine stays up until `make down`
 test:  ## set everything up and run all tests
 	@.ci/bootstrap test && exec .venv/bin/python .ci/test $(PYTEST_ARGS)
 
-test-vm: ## boot an emulated Debian 12 with AppArmor, cgroup v2 and userns-remap, and try the project there (slow)
+test-vm: ## boot an emulated Debian 12 with AppArmor, cgroup v2 and userns-remap; a strict start there, and the attacks that take such a kernel (ten minutes)
 	@.ci/bootstrap test && exec .venv/bin/python .ci/test -m vm tests/vm -s -o faulthandler_timeout=0
 
 soak:  ## the tests of faults with 200 kills at random moments instead of 10, and 1,000 sessions on the engine instead of 40 (about an hour)

@@ -6,6 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
+from supervisor.attacks.run import attacker_program
 from supervisor.engine import Docker
 from vm.disk import ROOT
 
@@ -20,6 +21,7 @@ async def payload(docker_host: str, images: Iterable[str]) -> AsyncGenerator[lis
     Raises:
         DockerError: the engine has no such image.
     """
+    attacker_program(ROOT / ".state/bin")  # there is no compiler in the machine
     with TemporaryDirectory(prefix="terminal-supervisor-images-") as scratch:
         share = [(ROOT / part, f"project/{part}") for part in _PARTS]
         async with Docker(docker_host) as docker:

@@ -1,4 +1,4 @@
-"""The project on a kernel that has everything: see `guest/smoke.py`, which runs in the machine."""
+"""The project on a kernel that has everything: see `guest/main.py`, which runs in the machine."""
 
 import os
 import sys
@@ -12,23 +12,23 @@ from vm.disk import ensure_disk
 from vm.machine import MachineError, run_in_machine
 from vm.payload import payload
 
-LIMIT = 1800.0
-"""Seconds for the machine; four to five minutes on a quiet host."""
+LIMIT = 2700.0
+"""Seconds for the machine, which has a third of a CPU for them then; eight minutes on a quiet host."""
 RESULTS = Path(os.environ.get("VM_RESULTS", ".state/vm-results"))
 
+pytestmark = pytest.mark.vm
 
-@pytest.mark.vm
-async def test_strict_without_opt_outs_under_systemd(
-    request: pytest.FixtureRequest, docker_host: str, sandbox_image: str
-) -> None:
+
+async def test_machine(request: pytest.FixtureRequest, docker_host: str, sandbox_image: str) -> None:
+    """Strict without opt-outs under systemd, and what attacks come to there."""
     try:
         disk = await ensure_disk(lambda _: None)
     except ConfigurationError as error:
         missing(request, str(error))
-        raise AssertionError from error
+        return
     seen: list[bytes] = []
 
-    def show(output: bytes) -> None:
+    def show(output: bytes) -> None:  # as it comes, since it takes minutes: with pytest's -s
         seen.append(output)
         sys.stderr.buffer.write(output)
 
@@ -37,9 +37,8 @@ async def test_strict_without_opt_outs_under_systemd(
             status = await run_in_machine(
                 disk,
                 Path(__file__).parent / "guest/start",
-                ["smoke"],
                 share=share,
-                out=RESULTS / "smoke",
+                out=RESULTS,
                 timeout=LIMIT,
                 on_output=show,
             )
