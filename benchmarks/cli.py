@@ -85,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--remote-target-is-mine", action="store_true", help="--url is not loopback, and may be loaded"
     )
+    command.add_argument("--set-up", action="store_true", help="first see to an engine, images and the page")
     much = command.add_argument_group("how much")
     much.add_argument("--rounds", type=int, default=3)
     much.add_argument("--smoke", action="store_true", help="the least of everything, to see that it works")
@@ -201,7 +202,7 @@ def _run(options: argparse.Namespace) -> int:
         [Part(_targets(options), scenarios, size, options.rounds)],
         Options(pool=options.pool, peers=options.peers.absolute()),
     )
-    results = _measure(plan)
+    results = _measure(plan, set_up=options.set_up)
     _write(results, json=options.json, csv=options.csv, page=options.html)
     print(report.text(results))
     failures = [sentence for threshold in thresholds for sentence in threshold.failures(results)]

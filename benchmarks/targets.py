@@ -235,10 +235,11 @@ async def _pty(options: Options) -> AsyncGenerator[Running]:
 
 @asynccontextmanager
 async def _engine(options: Options) -> AsyncGenerator[Running]:
-    settings = load_settings(_environment(options, {"SANDBOX_TRANSPORT": "attach", "WARM_POOL_SIZE": "0"}))
+    environment = {"SANDBOX_TRANSPORT": "attach", "WARM_POOL_SIZE": "0", "DOCKER_HOST": docker_host()}
+    settings = load_settings(_environment(options, environment))
     async with (
         open_docker_provider(settings, verify=False) as provider,
-        Docker(settings.docker_host or None) as docker,
+        Docker(settings.docker_host) as docker,
     ):
         version = await docker.version()
         config: dict[str, Any] = provider.containers.policy.to_create_config(
