@@ -6,6 +6,8 @@ is a hand-over to a new process, and leaves nothing behind.
 
 import json
 import re
+import subprocess
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -17,6 +19,7 @@ from vm.guest.installed import TOKEN, UNIT, require, run, say
 
 URL = "ws://127.0.0.1:8080/ws"
 SESSION_LIMIT = 600.0  # seconds for the session, a reload included
+AUDIT_LIMIT = 60.0  # seconds for a denial to be audited
 GONE_LIMIT = 60.0  # seconds for its container to go
 
 
@@ -34,10 +37,15 @@ def containers() -> list[str]:
     return run(*command).split()
 
 
-def look_at(name: str) -> None:
-    """See for oneself what the kernel says of the first process of a session's container."""
+def first_process(name: str) -> Path:
+    """Where the kernel tells of the first process of a session's container."""
     pid = run("docker", "inspect", "--format", "{{.State.Pid}}", name).strip()
-    process = Path(f"/proc/{Path(f'/proc/{pid}/task/{pid}/children').read_text().split()[0]}")
+    return Path(f"/proc/{Path(f'/proc/{pid}/task/{pid}/children').read_text().split()[0]}")
+
+
+def look_at(name: str) -> None:
+    """See for oneself what the kernel says of it."""
+    process = first_process(name)
     label = (process / "attr/current").read_text().strip()
     first, outside, _ = (process / "uid_map").read_text().split()
     cgroup = (process / "cgroup").read_text().strip()
@@ -45,6 +53,35 @@ def look_at(name: str) -> None:
     require(holds=label.endswith("(enforce)"), what="AppArmor label, enforced")
     require(holds=(first, outside != "0") == ("0", True), what="uid_map: other users of the host")
     require(holds=re.fullmatch(r"0::/.+", cgroup) is not None, what="cgroup version 2")
+
+
+async def be_denied(name: str) -> None:
+    """Have AppArmor deny something to the session, and see it audited. The image has nothing to try that
+    with, and Landlock would be asked first: a program of the host's does, under the session's profile, as its
+    user.
+    """
+    process = first_process(name)
+    profile = re.findall(r"ably-cli-sandbox-session-\w+", (process / "attr/current").read_text())[0]
+    uid = re.findall(r"^Uid:\s+(\d+)", (process / "status").read_text(), re.MULTILINE)[0]
+    steps = (
+        f"import os; os.setgroups([]); os.setgid({uid}); os.setuid({uid})",
+        f"open('/proc/self/attr/apparmor/exec', 'w').write('exec {profile}')",
+        "os.execv('/usr/bin/cat', ['cat', '/etc/hostname'])",
+    )
+    tried = await trio.to_thread.run_sync(
+        partial(
+            subprocess.run, ["python3", "-c", "\n".join(steps)], capture_output=True, text=True, check=False
+        )
+    )
+    require(holds=tried.returncode != 0, what=f"denied to {profile}: {tried.stderr.strip()}")
+    line = None
+    with trio.move_on_after(AUDIT_LIMIT):
+        while line is None:
+            journal = run("journalctl", "--no-pager", "--unit", UNIT)
+            line = re.search(rf"apparmor denied.*\bcontainer={re.escape(name)}\b.*", journal)
+            await trio.sleep(0.5)
+    require(holds=line is not None, what=f"the denial is audited: {line[0] if line else 'no'}")
+    require(holds=line is not None and "session=" in line[0], what="with the session")
 
 
 async def greet(visitor: Visitor) -> None:
@@ -67,6 +104,7 @@ async def session() -> None:
         require(holds=True, what="session: typed, and seen")
         (name,) = containers()
         look_at(name)
+        await be_denied(name)
         before = main_pid()
         await trio.to_thread.run_sync(run, "systemctl", "reload", UNIT)
         # The reload itself only asks for a successor, which takes as long as a start.
