@@ -57,8 +57,14 @@ async def end(paths: EnginePaths, network_bridges: list[str]) -> None:
     while points := _left_mounted(paths):  # one may have covered another
         for point in points:
             await run(["umount", str(point)], timeout=_COMMAND_DEADLINE)
-    if not mounts_below(paths.exec_root):
-        shutil.rmtree(paths.exec_root, ignore_errors=True)
+    for root in _exec_roots(paths):
+        if not mounts_below(root):
+            shutil.rmtree(root, ignore_errors=True)
+
+
+def _exec_roots(paths: EnginePaths) -> list[Path]:
+    """Return the exec root, and those beside it that the engine made while it remapped users (UID.GID)."""
+    return [paths.exec_root, *paths.exec_root.parent.glob(f"{paths.exec_root.name}.[0-9]*.[0-9]*")]
 
 
 async def _end_shims(paths: EnginePaths) -> None:
@@ -127,7 +133,8 @@ def _left_mounted(paths: EnginePaths) -> list[Path]:
     roots = [paths.data, *remapping.remapped_roots(paths)]
     found = [point for root in roots for point, on_itself in _mounts(root) if point == root and on_itself]
     found += [point for point in mounts_below(paths.data) if point not in roots]
-    found += mounts_below(paths.exec_root)
+    for root in _exec_roots(paths):
+        found += mounts_below(root)
     return sorted(found, key=lambda point: len(point.parts), reverse=True)
 
 

@@ -39,10 +39,10 @@ def settle_records(directory: Path) -> int:
             for name, when in (("seen", seen), ("ended", time.time()))
         }
         audit("session ended", "warning", **{**fields, **moments, "reason": LOST, "status": None})
+        path.unlink()  # at once: whatever goes wrong after this, it is not told again
+        count += 1
         if recording := fields.get("recording"):
             _finish(Path(str(recording)))
-        path.unlink()
-        count += 1
     return count
 
 

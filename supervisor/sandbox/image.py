@@ -202,7 +202,16 @@ async def unstarted(docker: Docker, image_id: str, identity: Identity) -> AsyncG
         yield container
     finally:
         with trio.move_on_after(_CALL_TIMEOUT, shield=True):
-            await container.delete(force=True, v=True)
+            await _remove(container)
+
+
+async def _remove(container: DockerContainer) -> None:
+    try:
+        await container.delete(force=True, v=True)
+    except DockerError as error:
+        # Of a process that serves nobody: the reconciler of another one takes it for a dead one's.
+        if error.status != NOT_FOUND:
+            raise
 
 
 async def _read_passwd(docker: Docker, image_id: str, identity: Identity) -> str:

@@ -56,7 +56,9 @@ async def test_each_session_has_one_end(
             await trio.sleep(0.05)
         while files(recordings, "*.part"):
             await trio.sleep(0.05)
-    started, ended = of_sessions(log)
+    told = of_sessions(log)
+    assert len(told) == 2, told
+    started, ended = told
     assert (ended["event"], ended["reason"]) == ("session ended", "supervisor_lost")
     assert ended["session"] == started["session"]
     assert ended["container"].startswith("ts-")

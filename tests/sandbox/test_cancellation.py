@@ -78,7 +78,7 @@ async def test_nothing_is_left_of_a_cancelled_lease(
 
             async def nothing_left() -> None:
                 await trio.testing.wait_all_tasks_blocked()
-                assert tasks() == before
+                assert tasks() <= before, "one of those that look at the start may have ended"
                 assert containers.pending.names() == []
                 assert await docker.containers.list(all=True, filters=mine) == []
                 assert os.listdir(sockets) == []  # noqa: PTH208 - an async function, and one directory
