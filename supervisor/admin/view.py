@@ -12,6 +12,7 @@ from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.pool import WarmPool
 from supervisor.sandbox.terminal import SandboxProvider
 from supervisor.session.monitor import ResourceMonitor, Watched
+from supervisor.session.record import recording_facts
 from supervisor.session.registry import SessionRegistry
 from supervisor.session.session import Session
 from supervisor.settings import Settings
@@ -77,9 +78,7 @@ class View:
                 "scrollback_bytes": session.scrollback.end - session.scrollback.start,
                 "usage": _usage(self.monitor.watched.get(session.id)),
                 "container": session.facts.container or None,
-                "recording": str(session.recording.path)
-                if session.recording and session.recording.path
-                else None,
+                "recording": recording_facts(session).get("recording"),
             }
 
     def statistics(self) -> dict[str, object]:

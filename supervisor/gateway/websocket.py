@@ -176,16 +176,17 @@ class WebSocket:
         finally:
             self._writing.release()
 
-    async def _write(self, event: Event) -> None:
+    async def _write(self, frame: Callable[[], bytes], *, says_goodbye: bool = False) -> None:
+        """Write a control frame, which is made when its turn has come."""
         await self._begin_writing()
         try:
-            answers_close = (
-                isinstance(event, CloseConnection) and self._protocol.state is ConnectionState.REMOTE_CLOSING
-            )
-            self._check_writable(answers_close)
-            await self._transmit(self._protocol.send(event))
+            self._check_writable(says_goodbye and self._protocol.state is ConnectionState.REMOTE_CLOSING)
+            await self._transmit(frame())
         finally:
             self._writing.release()
+
+    async def _say_goodbye(self, code: int, reason: str) -> None:
+        await self._write(lambda: self._protocol.send(CloseConnection(code, reason)), says_goodbye=True)
 
     async def _begin_writing(self) -> None:
         """As `self._writing.acquire`, but where nobody writes the others need not have a turn first."""
@@ -198,12 +199,7 @@ class WebSocket:
     async def _write_in_turn(self, frame: Callable[[], bytes]) -> None:
         """Write a control frame that has no use, and no place, once a goodbye has got ahead of it."""
         try:
-            await self._begin_writing()
-            try:
-                self._check_writable()
-                await self._transmit(frame())
-            finally:
-                self._writing.release()
+            await self._write(frame)
         except ConnectionLostError:
             if not self._closing:
                 raise
@@ -284,14 +280,14 @@ class WebSocket:
             ConnectionLostError, SessionRefusedError: as `send`.
         """
         self._closing = True
-        await self._write(CloseConnection(code, reason))
+        await self._say_goodbye(code, reason)
 
     async def close(self, code: int, reason: str) -> None:
         """Say goodbye, or answer the peer's, within a moment, and whatever it does; nobody else may use the
         connection any more.
         """
         with trio.move_on_after(CLOSE_TIMEOUT), suppress(ConnectionLostError, SessionRefusedError, PeerError):
-            await self._write(CloseConnection(code, reason))
+            await self._say_goodbye(code, reason)
             while self._protocol.state is not ConnectionState.CLOSED:
                 await self.receive()
 

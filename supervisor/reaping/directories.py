@@ -17,6 +17,7 @@ from supervisor.reaping.records import settle_records
 
 PREFIX: Final = "instance-"
 """Begins the name of such a directory; what else is in its parent is none of this module's business."""
+_NOT_TO_BE_HELD: Final = (FileNotFoundError, NotADirectoryError, BlockingIOError)  # gone, or somebody's
 
 
 @contextmanager
@@ -72,14 +73,20 @@ def dead_directories(parent: Path) -> list[Path]:
 
 
 def _is_dead(directory: Path) -> bool:
-    with suppress(FileNotFoundError, NotADirectoryError, BlockingIOError):
-        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return True
-        finally:
-            os.close(lock)
+    with suppress(*_NOT_TO_BE_HELD), _held(directory, fcntl.LOCK_SH):
+        return True
     return False
+
+
+@contextmanager
+def _held(directory: Path, kind: int) -> Generator[None]:
+    """Hold a directory in place of its owner. Raises one of `_NOT_TO_BE_HELD`."""
+    lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(lock)
 
 
 def remove_dead_directories(parent: Path) -> list[Path]:
@@ -90,13 +97,8 @@ def remove_dead_directories(parent: Path) -> list[Path]:
 def remove_dead_directory(directory: Path) -> bool:
     """Tell the ends of the sessions that `directory` has records of, and remove it; return whether that could
     be done: not if somebody holds it, or it is no more."""
-    with suppress(FileNotFoundError, NotADirectoryError, BlockingIOError):
-        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            settle_records(directory)
-            shutil.rmtree(directory, ignore_errors=True)
-            return True
-        finally:
-            os.close(lock)
+    with suppress(*_NOT_TO_BE_HELD), _held(directory, fcntl.LOCK_EX):
+        settle_records(directory)
+        shutil.rmtree(directory, ignore_errors=True)
+        return True
     return False

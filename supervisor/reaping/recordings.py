@@ -144,12 +144,18 @@ def settle_all(directory: Path) -> list[Path]:
     settled: list[Path] = []
     for part in sorted(directory.glob(f"*{SUFFIX}{PART}")):
         path = part.with_suffix("")
-        try:
-            if settle(path):
-                settled.append(path)
-        except OSError as error:
-            log.warning("a recording could not be finished", recording=str(path), problem=str(error))
+        if try_to_settle(path):
+            settled.append(path)
     return settled
+
+
+def try_to_settle(path: Path) -> bool:
+    """As `settle`, but what goes wrong is logged."""
+    try:
+        return settle(path)
+    except OSError as error:
+        log.warning("a recording could not be finished", recording=str(path), problem=str(error))
+        return False
 
 
 def last_event(descriptor: int) -> tuple[Event | None, int]:

@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from supervisor.observability.audit import audit
-from supervisor.observability.log import get_logger
-from supervisor.reaping.recordings import settle
-
-log = get_logger(__name__)
+from supervisor.reaping.recordings import try_to_settle
 
 RECORDS: Final = "records"
 """Name of the directory of records in a supervisor's own."""
@@ -42,12 +39,5 @@ def settle_records(directory: Path) -> int:
         path.unlink()  # at once: whatever goes wrong after this, it is not told again
         count += 1
         if recording := fields.get("recording"):
-            _finish(Path(str(recording)))
+            try_to_settle(Path(str(recording)))
     return count
-
-
-def _finish(recording: Path) -> None:
-    try:
-        settle(recording)
-    except OSError as error:
-        log.warning("a recording could not be finished", recording=str(recording), problem=str(error))

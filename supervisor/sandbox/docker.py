@@ -168,12 +168,9 @@ class DockerProvider:
             SandboxError: not, for the time being: what a session may do or reach, or who may reach it, is not
                 under control.
         """
-        if self.confinement is not None:
-            self.confinement.require_ready()
-        if self.egress is not None:
-            self.egress.require_ready()
-        if self.isolation is not None:
-            self.isolation.require_ready()
+        for watch in (self.confinement, self.egress, self.isolation):
+            if watch is not None:
+                watch.require_ready()
 
     def session_at(self, address: str) -> tuple[str, str]:
         """Return the container and the session that have `address` on the network, empty where there are

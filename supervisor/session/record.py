@@ -93,7 +93,7 @@ class Records:
             "input_bytes": numbers.input_bytes,
             "commands": numbers.commands,
             "peak_memory": session.facts.peak_memory,
-            **_recording(session),
+            **recording_facts(session),
         }
 
     def _write(self, session: Session, record: dict[str, Any]) -> None:
@@ -118,7 +118,10 @@ class Records:
             return os.open(path, _WRITE, 0o600)
 
 
-def _recording(session: Session) -> dict[str, str | None]:
+def recording_facts(session: Session) -> dict[str, str | None]:
+    """Return where a session's recording is, once it is finished, and what is wrong with it; nothing of one
+    that is not recorded.
+    """
     if session.recording is None:
         return {}
     path = session.recording.path
