@@ -6,6 +6,7 @@ clears the directory away tells it first; the directory's lock sees to it that o
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -14,6 +15,8 @@ from supervisor.reaping.recordings import try_to_settle
 
 RECORDS: Final = "records"
 """Name of the directory of records in a supervisor's own."""
+STAMP: Final = "records-stamp"
+"""Name of the file beside it whose time says until when the records, if older, held."""
 LOST: Final = "supervisor_lost"
 """Reason of an end that nobody was there to see."""
 
@@ -24,13 +27,19 @@ def settle_records(directory: Path) -> int:
     as old as the interval of the resource monitor.
     """
     count = 0
+    held_until = 0.0
+    with suppress(FileNotFoundError):
+        held_until = (directory / STAMP).stat().st_mtime
     for path in sorted((directory / RECORDS).glob("*")):
-        seen = path.stat().st_mtime
+        written = path.stat().st_mtime
+        seen = max(written, held_until)
         try:
             record = cast("dict[str, Any]", json.loads(path.read_text()))
             fields = {str(name): value for name, value in record.items()}
         except (ValueError, AttributeError):
             fields = {"session": path.name, "problem": "its record cannot be read"}
+        if isinstance(seconds := fields.get("seconds"), int | float):
+            fields["seconds"] = round(seconds + seen - written, 3)
         moments = {
             name: time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(when))
             for name, when in (("seen", seen), ("ended", time.time()))

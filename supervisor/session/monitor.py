@@ -117,6 +117,7 @@ class ResourceMonitor:
                 for session in sessions[turn::turns]:
                     if session.was_ready and session.ended is None:
                         await self.look(session)
+            self._records.stamp()
 
     def _look_at_all(self) -> None:
         """Tell operators, once, when all sessions together come near what they may use."""

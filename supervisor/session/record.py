@@ -1,7 +1,7 @@
 """What a session was: one audit event at its start and one at its end, whoever is there to write the latter.
 
-While a session lives, a small file in its supervisor's own directory says what is known of it so far. Who
-ends a session in order tells its end and removes the file. When the supervisor is killed, whoever clears its
+While a session lives, a small file in its supervisor's own directory says what is known of it so far; it is
+written when that changes, and a stamp for all says until when nothing else had. Who ends a session in order tells its end and removes the file. When the supervisor is killed, whoever clears its
 directory away (guard, reconciler, the next start) tells the end of every session whose file is still there
 (`supervisor.reaping.records`).
 """
@@ -17,7 +17,7 @@ from typing import Any, Final, final
 from supervisor.observability import metrics
 from supervisor.observability.audit import audit
 from supervisor.observability.log import get_logger
-from supervisor.reaping.records import RECORDS
+from supervisor.reaping.records import RECORDS, STAMP
 from supervisor.session.session import Session
 
 log = get_logger(__name__)
@@ -47,6 +47,8 @@ class Records:
         facts: Mapping[str, object] | None = None,
     ) -> None:
         self._directory = directory / RECORDS if directory else None
+        self._stamp = directory / STAMP if directory else None
+        self._noted: dict[Session, tuple[object, ...]] = {}
         self._shared = shared
         self._facts = dict(facts or {})
 
@@ -63,6 +65,7 @@ class Records:
 
     def session_removed(self, session: Session) -> None:
         """Tell how a session ended, unless another process goes on with it."""
+        self._noted.pop(session, None)
         if not session.was_ready or self._shared():
             return
         record = self._record(session)
@@ -76,9 +79,23 @@ class Records:
                 (self._directory / session.label).unlink()
 
     def note(self, session: Session) -> None:
-        """Write down how a session stands, should nobody be left to tell its end."""
-        if session.was_ready and not self._shared():
-            self._write(session, self._record(session))
+        """Write down how a session stands, should nobody be left to tell its end. Costs next to nothing where
+        that has not changed: most of thousands do nothing.
+        """
+        if self._directory is None or not session.was_ready or self._shared():
+            return
+        standing = session.standing
+        if self._noted.get(session) != standing and self._write(session, self._record(session)):
+            self._noted[session] = standing
+
+    def stamp(self) -> None:
+        """Write down that what was noted of all sessions still holds."""
+        if self._stamp is None or self._shared():
+            return
+        try:
+            self._stamp.touch(0o600)
+        except OSError as error:
+            log.warning("the records could not be stamped", problem=str(error))
 
     def _record(self, session: Session) -> dict[str, Any]:
         numbers = session.statistics()
@@ -96,9 +113,9 @@ class Records:
             **recording_facts(session),
         }
 
-    def _write(self, session: Session, record: dict[str, Any]) -> None:
+    def _write(self, session: Session, record: dict[str, Any]) -> bool:
         if self._directory is None:
-            return
+            return False
         text = _encode(record).encode().ljust(SIZE)
         try:
             descriptor = self._open(f"{self._directory}/{session.label}")
@@ -108,6 +125,8 @@ class Records:
                 os.close(descriptor)
         except OSError as error:  # the session is worth more than its record
             log.warning("a session's record could not be written", session=session.label, problem=str(error))
+            return False
+        return True
 
     def _open(self, path: str) -> int:
         try:

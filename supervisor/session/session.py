@@ -141,6 +141,19 @@ class Session:
             commands=self._pace.started if self.facts.counted else None,
         )
 
+    @property
+    def standing(self) -> tuple[object, ...]:
+        """All of its record that may change but for its age: equal while nothing happens."""
+        facts, recording = self._request.facts, self.recording
+        return (
+            self.scrollback.end,
+            self.input_bytes,
+            self._pace.started,
+            facts.container,
+            facts.peak_memory,
+            recording and (recording.path, recording.problem),
+        )
+
     # ------------------------------------------------------------------ its life
 
     async def run(

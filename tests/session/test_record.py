@@ -15,7 +15,7 @@ from supervisor.errors import SandboxError
 from supervisor.observability.audit import configure_audit
 from supervisor.observability.redaction import session_digest
 from supervisor.reaping.directories import hold_directory, remove_dead_directories
-from supervisor.reaping.records import settle_records
+from supervisor.reaping.records import STAMP, settle_records
 from supervisor.sandbox.terminal import LeaseRequest
 from supervisor.session.record import SIZE, Records
 from supervisor.session.registry import SessionRegistry
@@ -124,6 +124,51 @@ async def test_the_next_start_tells_the_end_once(
     assert remove_dead_directories(tmp_path) == [directory]
     assert remove_dead_directories(tmp_path) == []
     assert [each["session"] for each in events(log)] == [session.label] * 2
+
+
+async def test_a_record_is_written_when_it_changes(
+    autojump_clock: trio.abc.Clock, log: Path, tmp_path: Path
+) -> None:
+    records = Records(tmp_path)
+    async with house(records) as (registry, provider):
+        session = await registry.create(b"owner", LeaseRequest(""))
+        file = tmp_path / "records" / session.label
+        records.note(session)
+        text = file.read_text()
+        await trio.sleep(5)
+        records.note(session)
+        assert file.read_text() == text
+        await provider.terminals[0].print(b"x")
+        await trio.testing.wait_all_tasks_blocked()
+        records.note(session)
+        assert json.loads(file.read_text())["output_bytes"] == 1
+        session.facts.container = "ts-session-x"
+        file.unlink()
+        file.mkdir()
+        records.note(session)  # which cannot be written
+        file.rmdir()
+        records.note(session)
+        assert json.loads(file.read_text())["container"] == "ts-session-x"
+        registry.watchers.remove(records)
+
+
+async def test_the_stamp_says_until_when_records_held(
+    autojump_clock: trio.abc.Clock, log: Path, tmp_path: Path
+) -> None:
+    records = Records(tmp_path)
+    session = await kept(records)
+    records.stamp()
+    written = (tmp_path / "records" / session.label).stat().st_mtime
+    os.utime(tmp_path / STAMP, (written + 30, written + 30))
+    settle_records(tmp_path)
+    assert events(log)[-1]["seconds"] == 42
+    assert (tmp_path / STAMP).stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_stamp_that_cannot_be_written_ends_nothing(log: Path, tmp_path: Path) -> None:
+    records = Records(tmp_path / "missing")
+    records.stamp()
+    assert not (tmp_path / "missing").exists()
 
 
 async def test_who_hands_over_tells_no_end(autojump_clock: trio.abc.Clock, log: Path, tmp_path: Path) -> None:
