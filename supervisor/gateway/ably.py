@@ -150,6 +150,14 @@ class AblySpeaker:
             case _:
                 return []
 
+    def at_once(self, output: bytes) -> str | None:
+        """Output as text, unless it may hold a part of a character back, or has to wait."""
+        now = trio.current_time()
+        if self._encoder.pending or not output.isascii() or self._pace.spare(now) < len(output):
+            return None
+        self._pace.charge(len(output), now)
+        return self._encoder.encode(output)
+
     def _line(self, text: str) -> str:
         # Past the encoder: it may be holding the beginning of a character whose rest comes later.
         return f"\r\n[{text}]\r\n"

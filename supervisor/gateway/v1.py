@@ -148,6 +148,10 @@ class V1Speaker:
             case Ended():
                 return []
 
+    def at_once(self, output: bytes) -> bytes:
+        """Output as it is."""
+        return output
+
     def quiet_after(self) -> float:
         """Never: nothing is held back."""
         return math.inf

@@ -3,11 +3,12 @@ ends.
 
 The order of events is the same for all; a `Speaker` knows the words. Input and output are two tasks, so that
 a paste cannot hold up the output that it causes; only the output task (and the farewell after it) sends
-messages.
+messages. While it waits for something to tell, a little output is sent by whoever has read it.
 """
 
 import math
 from collections.abc import Iterable
+from functools import partial
 from typing import Protocol, cast
 
 import attrs
@@ -74,6 +75,11 @@ class Speaker(Protocol):
 
     async def frames(self, event: Event) -> Iterable[str | bytes]:
         """Return the frames that tell `event`."""
+        ...
+
+    def at_once(self, output: bytes) -> str | bytes | None:
+        """Return the frame for a little output that goes out at once, empty when there is nothing to tell;
+        None when it cannot, and nothing has changed."""
         ...
 
     def quiet_after(self) -> float:
@@ -181,6 +187,7 @@ async def _serve(
         for frame in frames:
             await websocket.send(frame)
         listener.admit(attachment)
+        attachment.send_at_once = partial(_send_at_once, websocket, speaker)
         ended = await _tell(websocket, speaker, attachment)
         if ended.reason is EndReason.HANDOVER:
             # What the client typed before it heard of this belongs to its session: the listener goes on.
@@ -278,6 +285,14 @@ async def _tell(websocket: WebSocket, speaker: Speaker, attachment: Attachment) 
             return event
         for frame in speaker.flush() if event is None else await speaker.frames(event):
             await websocket.send(frame)
+
+
+def _send_at_once(websocket: WebSocket, speaker: Speaker, output: bytes) -> bool:
+    if not websocket.is_free or (frame := speaker.at_once(output)) is None:
+        return False
+    if frame:
+        websocket.send_at_once(frame)
+    return True
 
 
 def _cause(error: Exception) -> Exception:

@@ -176,6 +176,30 @@ class WebSocket:
         finally:
             self._writing.release()
 
+    @property
+    def is_free(self) -> bool:
+        """Whether frames can be sent without a wait: nobody is sending, and nothing forbids it."""
+        return (
+            isinstance(self._stream, trio.SocketStream)
+            and not self._is_taken
+            and self._protocol.state is ConnectionState.OPEN
+        )
+
+    @property
+    def _is_taken(self) -> bool:
+        return self._writing.locked() or self._closing or self._cut_off or bool(self._unsent)
+
+    def send_at_once(self, message: str | bytes) -> None:
+        """Send one message and wait for nobody: what the kernel does not take is sent by another task. Only
+        while `is_free`. Whoever reads will notice that the peer is gone.
+        """
+        opcode, payload = (TEXT, message.encode()) if isinstance(message, str) else (BINARY, message)
+        frame = _head(opcode, len(payload)) + payload
+        with suppress(trio.BrokenResourceError):
+            self._unsent = frame[send_now(self._stream, [frame]) :]
+            if self._unsent and self._nursery:
+                self._nursery.start_soon(self._write_in_turn, bytes)
+
     async def _write(self, frame: Callable[[], bytes], *, says_goodbye: bool = False) -> None:
         """Write a control frame, which is made when its turn has come."""
         await self._begin_writing()
@@ -258,18 +282,17 @@ class WebSocket:
         """Send a control frame, and return true; or false, while other frames are on their way, or none may
         be sent any more.
         """
-        if self._writing.locked() or self._closing or self._cut_off or self._unsent:
+        if self._is_taken:
             return False
         if not isinstance(self._stream, trio.SocketStream):
             if self._nursery is not None:
                 self._nursery.start_soon(self._write_in_turn, lambda: frame)
             return True
-        if self._protocol.state is not ConnectionState.OPEN:
-            return False
         sent = 0
-        with suppress(trio.BrokenResourceError):  # who reads will notice
-            if sent := send_now(self._stream, [frame]):
-                self._unsent = frame[sent:]
+        if self.is_free:
+            with suppress(trio.BrokenResourceError):  # who reads will notice
+                if sent := send_now(self._stream, [frame]):
+                    self._unsent = frame[sent:]
         return sent > 0
 
     async def begin_close(self, code: int, reason: str) -> None:

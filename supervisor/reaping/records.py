@@ -35,7 +35,7 @@ def settle_records(directory: Path) -> int:
         seen = max(written, held_until)
         try:
             record = cast("dict[str, Any]", json.loads(path.read_text()))
-            fields = {str(name): value for name, value in record.items()}
+            fields: dict[str, Any] = {str(name): value for name, value in record.items()}
         except (ValueError, AttributeError):
             fields = {"session": path.name, "problem": "its record cannot be read"}
         if isinstance(seconds := fields.get("seconds"), int | float):

@@ -153,9 +153,12 @@ class PtyStream:
             if self._full_reads >= _FLOOD:
                 data = await self._receive_flood(max_bytes)
             else:
-                data = self._read_once(self._fd, max_bytes)
-                if data is not None:
-                    await trio.lowlevel.cancel_shielded_checkpoint()
+                # After a little the next read would mostly find nothing; what is there is told at once.
+                data = None
+                if self._full_reads or self._finished or self._fd < 0:
+                    data = self._read_once(self._fd, max_bytes)
+                    if data is not None:
+                        await trio.lowlevel.cancel_shielded_checkpoint()
             while data is None:
                 await self._wait(trio.lowlevel.wait_readable)
                 data = self._read_once(self._fd, max_bytes)

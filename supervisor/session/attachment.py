@@ -6,6 +6,7 @@ noticing. What is told to a viewer besides output (warnings, answers, the end) i
 """
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 MAX_EVENTS = (
     64  # events that may wait for a viewer; a client that provokes more than it reads is breaking the rules
 )
+LITTLE = 1024  # bytes of output that may go out at once: an echo, a line or two
 
 
 @attrs.frozen
@@ -98,6 +100,8 @@ class Attachment:
     Attributes:
         window: what has been sent and acknowledged; without acknowledgements, asking for the next piece
             acknowledges the last.
+        send_at_once: sends a little output, if that takes no wait, and returns whether it did; None where
+            that cannot be done.
     """
 
     def __init__(self, session: "Session", offset: int, window: int, role: Role, acknowledges: bool) -> None:
@@ -105,6 +109,7 @@ class Attachment:
         self.role = role
         self.window = Window(window, offset)
         self.acknowledges = acknowledges
+        self.send_at_once: Callable[[bytes], bool] | None = None
         self._events: list[Event] = []  # a deque costs 600 bytes although it is nearly always empty
         self._wake = trio.lowlevel.ParkingLot()
         self._end: Ended | None = None
@@ -162,6 +167,20 @@ class Attachment:
     def wake(self) -> None:
         """Let `next_event` look again."""
         self._wake.unpark_all()
+
+    def output_came(self) -> None:
+        """Send it at once, where it is little and nothing is to be told before it, which spares an echo a
+        turn of the event loop; else let `next_event` look again.
+        """
+        waits = len(self._wake) > 0 and not self._events and self._end is None
+        size = self.session.scrollback.end - self.window.sent
+        if waits and self.send_at_once and size <= min(LITTLE, self.window.allowance):
+            event = self._next_output(LITTLE)
+            if isinstance(event, Output) and self.send_at_once(event.data):
+                return
+            if event is not None:
+                self._events.append(event)
+        self.wake()
 
     async def next_event(self, max_bytes: int) -> Event:
         """Return the next thing to tell the client; waits for one. After `Ended` it may not be called again.

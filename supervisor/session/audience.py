@@ -48,10 +48,10 @@ class Audience:
         for attachment in self._attachments:
             attachment.tell(event)
 
-    def wake(self) -> None:
-        """Let everybody look for output."""
+    def output_came(self) -> None:
+        """Let everybody have it."""
         for attachment in self._attachments:
-            attachment.wake()
+            attachment.output_came()
 
     def end(self, ended: Ended) -> None:
         """Let everybody go."""

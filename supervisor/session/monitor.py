@@ -108,8 +108,9 @@ class ResourceMonitor:
         while True:
             self._look_at_all()
             sessions = list(self._registry)
-            known = {session.id for session in sessions}
-            self.watched = {each: state for each, state in self.watched.items() if each in known}
+            if self.watched:
+                known = {session.id for session in sessions}
+                self.watched = {each: state for each, state in self.watched.items() if each in known}
             began = trio.current_time()
             turns = max(1, min(len(sessions), int(interval / TURN)))
             for turn in range(turns):

@@ -1,8 +1,9 @@
 """What a session was: one audit event at its start and one at its end, whoever is there to write the latter.
 
 While a session lives, a small file in its supervisor's own directory says what is known of it so far; it is
-written when that changes, and a stamp for all says until when nothing else had. Who ends a session in order tells its end and removes the file. When the supervisor is killed, whoever clears its
-directory away (guard, reconciler, the next start) tells the end of every session whose file is still there
+written when that changes, and one stamp for all of them says until when nothing else had. Who ends a session
+in order tells its end and removes the file. When the supervisor is killed, whoever clears its directory away
+(guard, reconciler, the next start) tells the end of every session whose file is still there
 (`supervisor.reaping.records`).
 """
 

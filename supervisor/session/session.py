@@ -336,7 +336,7 @@ class Session:
                 return
             self.scrollback.append(data)
             self._keyboard.is_answered()
-            self._audience.wake()
+            self._audience.output_came()
             if shaper and (delay := shaper.charge(len(data), trio.current_time())):
                 await trio.sleep(delay)
 

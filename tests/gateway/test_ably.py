@@ -12,8 +12,10 @@ from trio.abc import Clock
 from gateway.ably_client import MARKER, PREFIX, AblyTerminal, Connected, connect, run
 from gateway.harness import SECRET, TEXT, TOKEN, Stage, frame, jwt, signed, stage
 from supervisor.errors import SandboxError
+from supervisor.gateway.ably import AblySpeaker
 from supervisor.protocol.ably import OPENER
 from supervisor.protocol.closing import EndReason
+from supervisor.session.attachment import Output
 from supervisor.settings import Settings
 from supervisor.settings.knob import KIB
 from supervisor.testing.memory import MemoryProvider
@@ -373,6 +375,22 @@ async def test_output_is_shaped_to_what_the_terminal_can_take(autojump_clock: Cl
             taken += len(await connected.next())
         # 8 MiB less a window at 1 MiB/s
         assert trio.current_time() - started == pytest.approx(7.75, abs=0.1)
+
+
+async def test_what_may_go_out_at_once(autojump_clock: Clock) -> None:
+    async with stage(settings(unacknowledged_rate=64 * KIB, output_window=16 * KIB)) as s:
+        speaker = AblySpeaker(s.house, has_token=False)
+        assert speaker.at_once(b"k") == "k"
+        assert speaker.at_once(b"\0") == ""
+        assert speaker.at_once("é".encode()) is None, "may end in the middle of a character"
+        assert await speaker.frames(Output(0, "é".encode()[:1])) == []
+        assert speaker.at_once(b"k") is None, "one of which the beginning is held back"
+        assert await speaker.frames(Output(1, "é".encode()[1:])) == ["é"]
+        assert speaker.at_once(b"x" * KIB) == "x" * KIB
+        await speaker.frames(Output(2, b"x" * 15 * KIB))
+        assert speaker.at_once(b"k") is None, "more than the terminal can take"
+        await trio.sleep(1)
+        assert speaker.at_once(b"k") == "k"
 
 
 # ---------------------------------------------------------------------- resume

@@ -8,16 +8,19 @@ import ssl
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import attrs
 import pytest
 import structlog.testing
 import trio
+import trio.testing
 import trustme
 from trio.abc import Clock
 
 from gateway.harness import BINARY, CLOSE, PING, TOKEN, V1Client, Wire, answer, frame, get, pages
+from supervisor.alarms import Alarms
 from supervisor.errors import ConfigurationError
 from supervisor.gateway.server import Gateway
 from supervisor.gateway.tls import Tls
@@ -404,6 +407,59 @@ async def test_what_the_kernel_takes_in_part_arrives_whole() -> None:
     assert received[:10] == b"\x82\x7f" + (1_000_000).to_bytes(8, "big")
     assert received[10:1_000_010] == payload
     assert received[1_000_010:] == b"\x82\x7e\x01\x2c" + payload[:300] + b"\x82\x05" + payload[:5]
+
+
+async def test_what_is_sent_at_once_arrives_whole_and_in_order() -> None:
+    ours, theirs = trio.socket.socketpair()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    sender, receiver = trio.SocketStream(ours), trio.SocketStream(theirs)
+    websocket = WebSocket(sender, b"", Settings())
+    expected, received = bytearray(), bytearray()
+    with trio.fail_after(TIMEOUT):
+        async with sender, receiver, trio.open_nursery() as nursery:
+            with websocket.kept_alive(nursery, Alarms(nursery)):
+                for number in range(1000):
+                    if not websocket.is_free:
+                        break
+                    message = bytes([number % 256]) * 1000
+                    websocket.send_at_once(message)
+                    expected += b"\x82\x7e\x03\xe8" + message
+                assert 0 < number < 999, "the kernel does not take for ever"
+                assert not websocket.send_in_passing(b"\x8a\x00")
+                while len(received) < len(expected):
+                    received += await receiver.receive_some(10_000)
+                await trio.testing.wait_all_tasks_blocked()
+                assert websocket.is_free
+                await websocket.send("last")
+                expected += b"\x81\x04last"
+                while len(received) < len(expected):
+                    received += await receiver.receive_some(10_000)
+                await receiver.aclose()
+                websocket.send_at_once(b"nobody")  # who reads will notice
+                websocket.send_at_once(b"nobody")
+    assert received == expected
+
+
+async def test_output_in_all_sizes_between_notices() -> None:
+    random = Random(1)
+    pieces = [random.randbytes(random.choice((1, 2, 80, 1000, 1024, 1025, 5000))) for _ in range(400)]
+    whole = b"".join(pieces)
+    async with serving() as place, trio.open_nursery() as nursery:
+        client = await place.v1()
+        (session,) = place.supervisor.registry
+
+        async def produce() -> None:
+            for number, piece in enumerate(pieces):
+                await place.terminal.print(piece)
+                if number % 40 == 0:
+                    session.tell_notice(f"notice {number}")
+                if number % 7 == 0:
+                    await trio.testing.wait_all_tasks_blocked()
+
+        nursery.start_soon(produce)
+        assert await client.expect_output(len(whole)) == whole
+        while len([each for each in client.messages if each["type"] == "notice"]) < 10:
+            await client.next()
 
 
 async def test_without_a_descriptor_to_spare_it_waits_and_goes_on() -> None:

@@ -12,12 +12,14 @@ from supervisor.errors import PeerError, SandboxError, SessionRefusedError
 from supervisor.protocol.closing import EndReason
 from supervisor.sandbox.terminal import ExitStatus, LeaseRequest
 from supervisor.session.attachment import (
+    LITTLE,
     Answer,
     Attachment,
     Attendance,
     Ended,
     Event,
     Gap,
+    Notice,
     Output,
     TimeoutWarning,
     TimeoutWarningCleared,
@@ -171,6 +173,75 @@ async def test_a_client_that_does_not_acknowledge_is_paced_by_its_sends(
             event = await viewer.next_event(4096)
             received += len(event.data) if isinstance(event, Output) else 0
         assert received == 10 * WINDOW
+
+
+@pytest.mark.parametrize("accepts", [True, False])
+async def test_a_little_output_is_sent_at_once_while_the_viewer_waits(
+    autojump_clock: trio.abc.Clock, accepts: bool
+) -> None:
+    told: list[Event | bytes] = []  # what was sent at once is bytes
+
+    def send_at_once(data: bytes) -> bool:
+        if accepts:
+            told.append(data)
+        return accepts
+
+    async def listen(viewer: Attachment) -> None:
+        while True:
+            told.append(await viewer.next_event(4096))
+
+    async with stage() as s, trio.open_nursery() as nursery:
+        session, terminal = await s.start()
+        viewer = watch(session)
+        viewer.send_at_once = send_at_once
+
+        async def print_and_see(data: bytes) -> list[Event | bytes]:
+            del told[:]
+            await terminal.print(data)
+            await trio.testing.wait_all_tasks_blocked()
+            viewer.acknowledge(viewer.window.sent)
+            return told
+
+        assert await print_and_see(b"before") == [], "nobody waits yet"
+        nursery.start_soon(listen, viewer)
+        await trio.testing.wait_all_tasks_blocked()
+        assert told[-1] == Output(0, b"before")
+        assert await print_and_see(b"echo") == [b"echo" if accepts else Output(6, b"echo")]
+        session.tell_notice("first")
+        told_first = await print_and_see(b"second")
+        assert told_first[0] == Notice("first")
+        assert told_first[1:] in ([b"second"], [Output(10, b"second")])
+        assert await print_and_see(b"x" * (LITTLE + 1)) == [Output(16, b"x" * (LITTLE + 1))]
+        assert viewer.window.sent == session.scrollback.end
+        nursery.cancel_scope.cancel()
+
+
+async def test_nothing_is_sent_at_once_beyond_the_window(autojump_clock: trio.abc.Clock) -> None:
+    at_once: list[bytes] = []
+
+    def send_at_once(data: bytes) -> bool:
+        at_once.append(data)
+        return True
+
+    async def listen(viewer: Attachment) -> None:
+        while True:
+            await viewer.next_event(4096)
+
+    async with stage(Settings(stall_timeout=10.0)) as s:
+        with pytest.RaisesGroup(pytest.RaisesExc(SessionRefusedError, match="not taken in time")):
+            async with trio.open_nursery() as nursery:
+                session, terminal = await s.start()
+                viewer = watch(session, window=10)
+                await viewer.next_event(4096)
+                viewer.send_at_once = send_at_once
+                nursery.start_soon(listen, viewer)
+                await trio.testing.wait_all_tasks_blocked()
+                began = trio.current_time()
+                await terminal.print(b"0123456")
+                await trio.testing.wait_all_tasks_blocked()
+                await terminal.print(b"789abcdef")
+        assert at_once == [b"0123456"]
+        assert trio.current_time() == began + 10, "a stall like any other"
 
 
 async def test_acknowledging_the_unsent_is_a_breach(autojump_clock: trio.abc.Clock) -> None:
