@@ -1,12 +1,16 @@
 """The world outside, for attacks on egress: a network namespace with the addresses of `outside`, connected to
-this machine, or to another namespace, and to nothing else.
+this machine, or to another namespace, and to nothing else. What a run left that was killed is removed by the
+next one, which would meet its routes and its rules.
 """
 
+import fcntl
+import os
+import re
 import secrets
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Generator, Iterable
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import trio
@@ -18,6 +22,9 @@ UPLINK = ("198.51.100.1", "198.51.100.2")
 """This machine's address and the other one on the link between them (RFC 5737)."""
 _PUBLIC = tuple(address for address in (*SERVERS, *NAME_SERVERS) if address not in {METADATA, PRIVATE})
 _NOWHERE = "203.0.113.1"
+_NAMESPACES = Path("/run/netns")  # where ip-netns(8) keeps them
+_LOCK = Path("/run/lock/terminal-supervisor-attacks")  # ip-netns(8) locks its directory itself
+_TAG = "ts-out-"
 
 
 def ip(*arguments: str) -> None:
@@ -110,8 +117,13 @@ async def world_outside(bridges: str) -> AsyncGenerator[list[str]]:
     Args:
         bridges: prefix of the names of devices whose packets may go there.
     """
-    tag = f"ts{secrets.token_hex(3)}"
-    with namespace(tag) as prefix, _rules(tag, bridges):
+    tag = f"{_TAG}{secrets.token_hex(3)}"
+    with ExitStack() as stack:
+        with _locked():
+            _remove_leftovers()
+            prefix = stack.enter_context(namespace(tag))
+            stack.enter_context(_held(tag))
+        stack.enter_context(_rules(tag, bridges))
         ip("link", "add", tag, "type", "veth", "peer", "name", "eth0", "netns", tag)
         try:
             connect_outside(tag, [], [], tag, _PUBLIC)
@@ -122,9 +134,53 @@ async def world_outside(bridges: str) -> AsyncGenerator[list[str]]:
 
 
 @contextmanager
+def _locked() -> Generator[None]:
+    """Keep other runs from making and removing namespaces meanwhile."""
+    _LOCK.parent.mkdir(parents=True, exist_ok=True)
+    _LOCK.touch()
+    with _flock(_LOCK, fcntl.LOCK_EX):
+        yield
+
+
+@contextmanager
+def _held(tag: str) -> Generator[None]:
+    """Say that this namespace is in use, for as long as this process lives."""
+    with _flock(_NAMESPACES / tag, fcntl.LOCK_SH):
+        yield
+
+
+@contextmanager
+def _flock(path: Path, operation: int) -> Generator[None]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, operation)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers() -> None:
+    """Remove the worlds that nobody holds: their namespaces, links, and with these routes, and rules."""
+    for path in _NAMESPACES.iterdir() if _NAMESPACES.exists() else ():
+        if re.fullmatch(rf"{_TAG}[0-9a-f]{{6}}", path.name) is None:
+            continue
+        with suppress(BlockingIOError), _flock(path, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            for command in (
+                ("ip", "link", "delete", path.name),
+                ("ip", "netns", "delete", path.name),
+                ("nft", "delete", "table", "inet", _table(path.name)),
+            ):
+                # It may have been killed before it had made them all.
+                subprocess.run(command, check=False, timeout=20, stderr=subprocess.DEVNULL)
+
+
+def _table(tag: str) -> str:
+    return f"ts-attack-{tag}"
+
+
+@contextmanager
 def _rules(device: str, bridges: str) -> Generator[None]:
     """Drop, wherever it comes from, what is for the world outside and does not go there."""
-    table = f"ts-attack-{device}"
     chains = f"""
         chain translation {{
             type nat hook prerouting priority dstnat; policy accept;
@@ -135,7 +191,7 @@ def _rules(device: str, bridges: str) -> Generator[None]:
             ip daddr {{ {", ".join((*_PUBLIC, _NOWHERE))} }} oifname != {{ "lo", "{device}" }} drop
             iifname "{bridges}*" oifname != {{ "{device}", "{bridges}*" }} drop
         }}"""
-    with nft_table(table, chains):
+    with nft_table(_table(device), chains):
         yield
 
 
