@@ -285,8 +285,12 @@ async def renew_on_signal(reloads: AsyncIterator[int], service: Service, gateway
         command = [*sys.orig_argv, "--takeover", "--port", str(gateway.house.port)]
         log.info("starting a successor")
         service.reloading()
-        # Not one of Trio's own: it must outlive this process.
-        process = await trio.to_thread.run_sync(partial(subprocess.Popen, command))
-        status = await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
-        log.error("the successor did not take over; this process goes on", status=status)
+        try:
+            # Not one of Trio's own: it must outlive this process.
+            process = await trio.to_thread.run_sync(partial(subprocess.Popen, command))
+        except OSError as error:  # no memory, or the program is no longer where it was
+            log.error("no successor could be started; this process goes on", problem=str(error))
+        else:
+            status = await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+            log.error("the successor did not take over; this process goes on", status=status)
         service.ready(f"serving at {gateway.url}; the last reload failed")

@@ -93,8 +93,8 @@ class EgressWatch:
         while True:
             try:
                 await self._connected()
-            except ConfigurationError as error:
-                self._failure = error
+            except (ConfigurationError, OSError) as error:  # the latter where no keeper can be started
+                self._failure = ConfigurationError(str(error))
                 self._set(str(error))
             else:
                 self._set(NO_KEEPER)

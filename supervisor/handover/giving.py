@@ -30,6 +30,9 @@ from supervisor.webhooks import Webhooks
 
 log = get_logger(__name__)
 
+RETRY_PAUSE: Final = 1.0
+"""Seconds until a successor may be heard after it could not be."""
+
 HELLO_TIMEOUT: Final = 10.0
 """Seconds for the successor to say who it is."""
 PREPARE_TIMEOUT: Final = 300.0
@@ -76,7 +79,12 @@ class Giver:
             with listener:
                 task_status.started()
                 while True:
-                    connection, _ = await listener.accept()
+                    try:
+                        connection, _ = await listener.accept()
+                    except OSError as error:  # no descriptor to spare: there may be one soon
+                        log.warning("a successor could not be heard", problem=str(error))
+                        await trio.sleep(RETRY_PAUSE)
+                        continue
                     channel = Channel(socket.socket(fileno=connection.detach()))
                     if await self._attend(channel, listening):
                         return

@@ -81,7 +81,11 @@ class Guard:
 
     def start(self) -> "subprocess.Popen[bytes]":
         """Start a guard process, in place of an earlier one that has died. Forks and executes; nothing is
-        inherited but the pipe."""
+        inherited but the pipe.
+
+        Raises:
+            OSError: this host has no process, memory or descriptor to spare. There is no guard then.
+        """
         self.close()
         reader, self._pipe = os.pipe()  # both close-on-exec
         # The child inherits the mask, so there is no moment at which these signals could end it.
@@ -97,8 +101,13 @@ class Guard:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             os.close(reader)
+        try:
+            self._process = os.pidfd_open(process.pid)
+        except OSError:
+            process.kill()  # before the pipe is closed, which would mean that the supervisor has died
+            process.wait()
+            raise
         self.pid = process.pid
-        self._process = os.pidfd_open(process.pid)
         return process
 
     async def wait_dead(self) -> None:
@@ -154,10 +163,15 @@ async def keep_guard(
         else:
             status = await trio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
         log.error("the guard process died; starting another", pid=guard.pid, status=status)
-        await trio.sleep(RETRY_PAUSE)
-        while shared():  # noqa: ASYNC110 - rare, and not for long
+        process = None
+        while process is None:
             await trio.sleep(RETRY_PAUSE)
-        process = guard.start()
+            if shared():
+                continue
+            try:
+                process = guard.start()
+            except OSError as error:  # what killed the last one, perhaps; the sessions go on meanwhile
+                log.error("no guard process could be started; trying again", problem=str(error))
 
 
 def main() -> None:

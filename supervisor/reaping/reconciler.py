@@ -151,13 +151,13 @@ class Reconciler:
         return await trio.to_thread.run_sync(list, find_left_over(self._identity))
 
     async def _find_containers(self) -> list[Finding]:
-        # Names are taken before the list: a container that comes into being in between is judged by a name
-        # that was registered before it was created.
         listed = await self._docker.containers.list(
             all=True, filters={"label": [LABEL_PRODUCT]}, timeout=CALL_TIMEOUT
         )
         self.states = Counter(dict.fromkeys(self.states, 0))
         self.states.update(container["State"] for container in listed)
+        # Names are taken after the list: each is registered before its container is created, so whatever of
+        # ours is in the list has its name here.
         known = self._known()
         findings: list[Finding] = []
         for container in listed:

@@ -363,9 +363,10 @@ class DockerProvider:
         return AdoptedSandbox(self, handed, self._adopted(session_id, handed))
 
     @asynccontextmanager
-    async def _adopted(self, session_id: str, handed: HandedSandbox) -> AsyncGenerator[None]:
+    async def _adopted(self, session_id: str, handed: HandedSandbox) -> AsyncGenerator[Meter | None]:
         async with self.containers.adopt(handed.name) as container:
             cgroups = find_cgroups(handed.pid, "")  # as sure as the pid, which the lifeline vouches for
+            meter = Meter(cgroups) if cgroups else None
             self.occupied[session_id] = Sandbox(
                 handed.name,
                 container,
@@ -374,11 +375,11 @@ class DockerProvider:
                 None,
                 self.occupied,
                 None,
-                meter=Meter(cgroups) if cgroups else None,
+                meter=meter,
                 uid=user_of(handed.pid),
             )
             try:
-                yield
+                yield meter
             finally:
                 del self.occupied[session_id]
 

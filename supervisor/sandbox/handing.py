@@ -16,6 +16,7 @@ from supervisor.reaping.estate import Estate
 from supervisor.sandbox.leaving import hang_up
 from supervisor.sandbox.lifeline_terminal import LifelineTerminal
 from supervisor.sandbox.terminal import ExitStatus, LeaseRequest, SandboxProvider, Terminal
+from supervisor.sandbox.usage import Meter
 
 
 @attrs.frozen
@@ -47,7 +48,8 @@ class AdoptedSandbox:
     Args:
         provider: whose sandbox it is now.
         handed: the sandbox; its descriptors are owned from now on.
-        held: entered for as long as the sandbox is leased; leaving it removes what is left of it.
+        held: entered for as long as the sandbox is leased, yields what it is measured by; leaving it removes
+            what is left of it.
 
     Resource handling: a lease ends as any other. Without a lease, `close` closes this process's copies.
 
@@ -56,7 +58,10 @@ class AdoptedSandbox:
     """
 
     def __init__(
-        self, provider: SandboxProvider, handed: HandedSandbox, held: AbstractAsyncContextManager[object]
+        self,
+        provider: SandboxProvider,
+        handed: HandedSandbox,
+        held: AbstractAsyncContextManager[Meter | None],
     ) -> None:
         self.name = provider.name
         self.isolated = provider.isolated
@@ -91,10 +96,12 @@ class AdoptedSandbox:
         hears of commands. A gate that was never asked to tell of them does not."""
         request.facts.container = self._handed.name
         self.terminal.note_commands = request.note_commands
-        async with self._held:
+        async with self._held as meter:
             try:
                 yield self.terminal
             finally:
+                if meter and (peak := meter.cgroups.peak_memory()):
+                    request.facts.peak_memory = peak
                 await hang_up(self.terminal, request.hangup_grace)
                 self.terminal.close()
 

@@ -342,7 +342,7 @@ def _cgroup_limits(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
 
 def _namespaces(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
     expected = frozenset({"lo"} if policy.network == NO_NETWORK else {"lo", "eth0"})
-    if seen.interfaces is not None and seen.interfaces - _TUNNELS != expected:
+    if seen.interfaces is not None and seen.interfaces - TUNNELS != expected:
         yield Difference("network interfaces", sorted(expected), sorted(seen.interfaces))
     if not policy.user_of_its_own:
         yield from _ids(policy, seen)
@@ -359,7 +359,7 @@ def _ids(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
 
 
 # Fallback devices that some kernels put into every new network namespace; they are down and nobody's.
-_TUNNELS: Final = frozenset(
+TUNNELS: Final = frozenset(
     {"sit0", "tunl0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6tnl0", "ip6gre0"}
 )
 

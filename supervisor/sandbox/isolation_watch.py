@@ -50,7 +50,7 @@ async def look_at_grounds(bridge: str) -> Grounds:
     """Return what isolation on `bridge`, a device of this host's, rests on at the moment.
 
     Raises:
-        SandboxError: that could not be found out: the host is too busy to tell in time.
+        SandboxError: that could not be found out: the host is too busy to tell in time, or to be asked.
     """
     try:
         bridged = _BRIDGED.read_text().strip()
@@ -64,9 +64,12 @@ async def _rules(bridge: str) -> tuple[str, ...] | None:
     if program is None:
         return None
     with trio.move_on_after(_COMMAND_TIMEOUT):
-        done = await trio.run_process(
-            [program, "-t", "filter"], capture_stdout=True, capture_stderr=True, check=False
-        )
+        try:
+            done = await trio.run_process(
+                [program, "-t", "filter"], capture_stdout=True, capture_stderr=True, check=False
+            )
+        except OSError as error:
+            raise SandboxError(f"iptables-save could not be started: {error}") from error
         rules = rules_about(bridge, done.stdout.decode(errors="replace"))
         # Without any, they are another network namespace's, or another tool keeps them.
         return rules if any(bridge in rule for rule in rules) else None

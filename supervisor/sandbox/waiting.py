@@ -16,6 +16,7 @@ from supervisor.errors import SandboxError
 from supervisor.observability.log import get_logger
 from supervisor.reaping.pending import NOT_FOUND
 from supervisor.sandbox.containers import HardenedContainer
+from supervisor.sandbox.inside import TUNNELS
 from supervisor.sandbox.network import NO_NETWORK
 
 _log = get_logger("sandbox")
@@ -39,12 +40,12 @@ class Fitness:
         self._seen = made.site.notices.changes
 
     def require(self) -> None:
-        """Take the look at the claim, where the kernel's files are within sight (transport `lifeline`).
+        """Take the look at the claim, where the kernel's files are within sight.
 
         Raises:
             SandboxError: it cannot serve a session.
         """
-        if self._made.site.transport != "lifeline":
+        if not self._made.site.local:
             return
         if why := unfit(self._pid, networked=self._made.policy.network != NO_NETWORK):
             raise SandboxError(f"this sandbox cannot be used any more: {why}")
@@ -69,15 +70,19 @@ def unfit(pid: int, *, networked: bool, proc: Path = PROC, cgroups: Path = CGROU
 
     Args:
         pid: of its first process, in this process's namespace, and known to live.
-        networked: whether it must have a network interface besides loopback.
+        networked: whether it must have the one network interface besides loopback, rather than none.
         proc, cgroups: for tests.
 
     A host that does not show a container's cgroup here leaves the freezer to the engine's events.
     """
     try:
         lines = (proc / str(pid) / "net" / "dev").read_text().splitlines()[2:]
-        if networked and all(line.split(":")[0].strip() == "lo" for line in lines):
+        interfaces = {line.split(":")[0].strip() for line in lines} - TUNNELS
+        own = {"lo", "eth0"} if networked else {"lo"}
+        if own - interfaces:
             return "it has lost its network"
+        if more := interfaces - own:
+            return f"it is in a network that is not its own ({', '.join(sorted(more))})"
         if _is_frozen((proc / str(pid) / "cgroup").read_text(), cgroups):
             return "it is frozen"
     except (FileNotFoundError, ProcessLookupError):

@@ -200,6 +200,8 @@ class SessionRegistry:
             await session.run(provider, self.alarms, self.recorder, recording)
         except (SandboxError, SessionRefusedError) as error:
             log.warning("a session that was handed over is lost", session=session.label, problem=str(error))
+        except Exception as error:  # of one session, and no other's business
+            log.error("a session that was handed over failed", session=session.label, exc_info=error)
         finally:
             if recording is not None:
                 recording.close()

@@ -10,9 +10,10 @@ import pytest
 import trio
 from recordings.cast import files, only, read
 
-from faults.supervised import supervised
+from faults.supervised import LIFELINES, supervised
 from faults.visitor import PROMPT, visit
 from supervisor.reaping.recordings import LOST
+from supervisor.reaping.records import RECORDS
 
 pytestmark = pytest.mark.engine
 
@@ -44,6 +45,10 @@ async def test_each_session_has_one_end(
             await visitor.read_until(PROMPT)
             while PROMPT not in b"".join(path.read_bytes() for path in files(recordings)):
                 await trio.sleep(0.05)
+            label = of_sessions(log)[0]["session"]
+            [path] = LIFELINES.glob(f"*/{RECORDS}/{label}")
+            while not (known := json.loads(path.read_text()))["peak_memory"] or not known["output_bytes"]:
+                await trio.sleep(0.05)
             if teller == "next start":
                 for guard in one.guards():
                     os.kill(guard, signal.SIGKILL)
@@ -62,6 +67,10 @@ async def test_each_session_has_one_end(
     assert (ended["event"], ended["reason"]) == ("session ended", "supervisor_lost")
     assert ended["session"] == started["session"]
     assert ended["container"].startswith("ts-")
+    assert ended["started"] == started["started"]
+    assert ended["seconds"] > 0
+    assert ended["peak_memory"] > 100_000
+    assert ended["output_bytes"] >= len(PROMPT)
     assert ended["hardening_verified"] is True
     assert ended["recording"] == str(only(recordings))
     cast = read(only(recordings))

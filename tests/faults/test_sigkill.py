@@ -248,6 +248,7 @@ async def test_killed_at_any_moment_under_churn_it_leaves_nothing(
 ) -> None:
     at_once = trio.CapacityLimiter(2)  # the other one is a foreign supervisor under churn
     times: list[float] = []
+    deaths: list[float] = []
     recordings = tmp_path / "recordings"
 
     async def one_round(number: int) -> None:
@@ -269,7 +270,10 @@ async def test_killed_at_any_moment_under_churn_it_leaves_nothing(
                 await trio.sleep(moment)
                 processes = await one.processes()
                 one.kill()
-                _, gone = await one.wait_gone(processes)
+                dead, gone = await one.wait_gone(processes)
+                if transport == "lifeline":  # the others die by the guard's hand
+                    deaths.append(dead)
+                assert not one.operators_socket().exists()
                 times.append(gone)
                 nursery.cancel_scope.cancel()
 
@@ -277,15 +281,24 @@ async def test_killed_at_any_moment_under_churn_it_leaves_nothing(
         async with at_once:
             await one_round(number)
 
-    async with trio.open_nursery() as rounds:
-        for number in range(ROUNDS):
-            rounds.start_soon(limited, number)
+    async with supervised(docker_host, tmp_path) as foreign, visit(foreign.url) as bystander:
+        await bystander.read_until(PROMPT)
+        before = await foreign.containers()
+        async with trio.open_nursery() as rounds:
+            for number in range(ROUNDS):
+                rounds.start_soon(limited, number)
+        await bystander.echo("still-here")
+        assert await foreign.containers() >= before
     assert len(times) == ROUNDS
+    assert max(deaths) < 5, "half a second on a quiet machine"
     settle_all(recordings)  # what had a file and no record yet, which a guard goes by
     casts = [read(path) for path in files(recordings)]
     assert len(casts) > ROUNDS
     assert all(cast.events[-1][1] == "m" for cast in casts)
-    print(f"\n{ROUNDS} kills under churn: containers gone after {max(times):.2f} s at most")
+    print(
+        f"\n{ROUNDS} kills under churn: processes dead after {max(deaths):.2f} s at most, "
+        f"containers gone after {max(times):.2f} s at most"
+    )
 
 
 async def test_asked_to_stop_it_says_farewell_and_leaves_nothing(

@@ -23,10 +23,11 @@ from egress.world import VISITOR, words
 from provision.own_etc import have_own_etc
 from sandbox.conftest import execute
 
-from faults.supervised import WORKBENCH, Supervised, supervised
+from faults.supervised import WORKBENCH, Supervised, is_running, supervised
 from faults.visitor import PROMPT, SessionOverError, Visitor, visit
 from supervisor.attacks.outside import ENDPOINT, HOST_RESOLVER, UNLISTED
 from supervisor.attacks.world import world_outside
+from supervisor.cli import EXIT_LEFT_OVER
 from supervisor.egress import nftables
 from supervisor.engine import Docker, DockerError
 from supervisor.provision import daemon, ending, remapping
@@ -210,6 +211,31 @@ async def the_engine_hangs(paths: EnginePaths, directory: Path) -> None:
             os.kill(pid, signal.SIGCONT)
         _, gone = await one.wait_gone(processes)
         print(f"killed while the engine was stopped: containers gone {gone:.1f} s after it was back")
+
+
+async def the_engine_hangs_at_the_end(paths: EnginePaths, directory: Path) -> None:
+    """Asked to stop while the engine is stopped, the supervisor ends within its bound all the same, says what
+    it could not remove, and leaves it to its guard.
+    """
+    pid = engine_pid(paths)
+    async with supervised(paths.url, directory, WARM_POOL_SIZE="0") as one, prompt_in(one) as (_, container):
+        processes = await one.processes()
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            began = trio.current_time()
+            one.process.send_signal(signal.SIGTERM)
+            with trio.fail_after(45):  # 2 s of grace, 18 for a lease, 15 for what is left
+                assert await one.process.wait() == EXIT_LEFT_OVER
+            print(f"asked to stop while the engine was stopped: ended after {since(began):.1f} s")
+            assert not any(map(is_running, processes)), "lifelines take no engine"
+            [told] = one.events("containers could not be removed: ")
+            assert "ts-session-" in told
+            assert one.guards(), "it waits for the engine"
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        _, gone = await one.wait_gone(processes)
+        assert container not in await one.containers()
+        print(f"engine back: containers gone after {gone:.1f} s")
 
 
 async def the_engine_is_killed(paths: EnginePaths, directory: Path) -> None:

@@ -6,10 +6,13 @@ import os
 import re
 import signal
 import socket
+import sys
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import trio
@@ -17,6 +20,8 @@ from faults.supervised import is_running
 from gateway.harness import SECRET, signed
 
 from handover.harness import Faithful, Server, directories, keepers, server, until
+from supervisor.observability.service import Service
+from supervisor.serve import renew_on_signal
 
 TIMEOUT = 150.0  # a quiet machine takes a tenth of it
 EXIT_NOT_TAKEN_OVER = 75
@@ -291,6 +296,28 @@ async def test_a_hang_up_renews_the_server(tmp_path: Path) -> None:
                 await until(lambda: any("STOPPING=1" in each for each in told))
                 await until(lambda: not is_running(pid))
                 nursery.cancel_scope.cancel()
+
+
+async def test_a_successor_that_cannot_be_started_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program may be gone, after an upgrade for instance."""
+    send, reloads = trio.open_memory_channel[int](2)
+    told: list[str] = []
+
+    class Told:
+        def reloading(self) -> None:
+            told.append("reloading")
+
+        def ready(self, status: str) -> None:
+            told.append(status)
+
+    gateway: Any = SimpleNamespace(house=SimpleNamespace(port=1), url="http://here/")
+    monkeypatch.setattr(sys, "orig_argv", ["/nowhere/python3"])
+    async with send, reloads:
+        await send.send(1)
+        await send.send(1)
+        await send.aclose()
+        await renew_on_signal(reloads, cast("Service", Told()), gateway)
+    assert told == 2 * ["reloading", "serving at http://here/; the last reload failed"]
 
 
 async def test_a_reload_that_fails_leaves_everything_as_it_is(tmp_path: Path) -> None:

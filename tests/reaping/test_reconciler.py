@@ -1,5 +1,6 @@
 """Whose containers go and whose stay: the rules as a table, and on a real engine."""
 
+import errno
 import json
 import os
 import secrets
@@ -10,6 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -200,6 +202,37 @@ async def test_a_dead_guard_is_replaced_and_holds_nothing_else() -> None:
             while guard.pid == first:
                 await trio.sleep(0.05)
             assert guard.pid is not None
+            guard.farewell()
+            guard.close()
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("what", ["pipe", "process", "watch"])
+async def test_a_guard_that_cannot_be_replaced_at_once_is_replaced_later(
+    monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """What killed it, a shortage of memory perhaps, may be what another one cannot be started for."""
+    attempts: list[str] = []
+    module, name = {"pipe": (os, "pipe"), "process": (subprocess, "Popen"), "watch": (os, "pidfd_open")}[what]
+    works = getattr(module, name)
+
+    def short(*arguments: Any, **options: Any) -> Any:
+        attempts.append(what)
+        if len(attempts) < 3:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        return works(*arguments, **options)
+
+    guard = Guard("unix:///nowhere.sock", "0" * 32)
+    monkeypatch.setattr("supervisor.reaping.guard.RETRY_PAUSE", 0.01)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            first = await nursery.start(keep_guard, guard)
+            monkeypatch.setattr(module, name, short)
+            os.kill(first, signal.SIGKILL)
+            while guard.pid == first:
+                await trio.sleep(0.01)
+            assert len(attempts) >= 3  # subprocess itself makes pipes, too
+            assert guard.watches
             guard.farewell()
             guard.close()
             nursery.cancel_scope.cancel()

@@ -1,5 +1,6 @@
 """Isolation of the sessions' network that ends while the supervisor runs: noticed, and no session starts."""
 
+import errno
 import subprocess
 
 import attrs
@@ -122,6 +123,19 @@ async def test_a_host_too_busy_to_tell_stops_nobody_for_a_while(
         await trio.sleep(10)
         assert (watch.problem, world.proofs) == (None, 1)
         nursery.cancel_scope.cancel()
+
+
+async def test_a_host_that_cannot_start_a_process_stops_nobody_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async def short(*_arguments: object, **_options: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(trio, "run_process", short)
+    monkeypatch.setattr(isolation_watch.shutil, "which", lambda *_args, **_kwargs: "/sbin/iptables-save")
+    with pytest.raises(SandboxError, match="Resource temporarily unavailable"):
+        await isolation_watch.look_at_grounds("br-1")
 
 
 def firewall(*arguments: str) -> None:

@@ -8,6 +8,7 @@ import trio
 
 from sandbox.conftest import docker_settings, until_waiting
 from supervisor.engine import Docker
+from supervisor.errors import SandboxError
 from supervisor.sandbox.pool import WarmPool
 from supervisor.sandbox.providers import open_docker_provider
 from supervisor.sandbox.terminal import LeaseRequest
@@ -46,6 +47,17 @@ def test_one_without_its_network(host: Path) -> None:
     assert look(host, networked=False) is None
 
 
+def test_one_in_a_network_that_is_not_its_own(host: Path) -> None:
+    file = host / "proc/7/net/dev"
+    file.write_text(HEAD + LO + ETH + ETH.replace("eth0", "eth1"))
+    assert "eth1" in (look(host) or "")
+    assert "eth0, eth1" in (look(host, networked=False) or "")
+    file.write_text(HEAD + LO + ETH)
+    assert "eth0" in (look(host, networked=False) or "")
+    file.write_text(HEAD + LO + ETH + ETH.replace("eth0", "sit0"))  # some kernels put these everywhere
+    assert look(host) is None
+
+
 @pytest.mark.parametrize("state", ["FROZEN", "FREEZING"])
 def test_one_that_is_frozen_on_cgroup_version_1(host: Path, state: str) -> None:
     (host / "cgroup/freezer/docker/abc/freezer.state").write_text(f"{state}\n")
@@ -62,7 +74,7 @@ def test_one_that_has_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.engine
-@pytest.mark.parametrize("trouble", ["pause", "disconnect", "update"])
+@pytest.mark.parametrize("trouble", ["pause", "disconnect", "connect", "update"])
 async def test_one_that_somebody_meddled_with_is_replaced_and_never_served(
     request: pytest.FixtureRequest, docker_host: str, network_name: str, trouble: str
 ) -> None:
@@ -84,6 +96,16 @@ async def test_one_that_somebody_meddled_with_is_replaced_and_never_served(
                 case "disconnect":
                     network = await docker.networks.get(network_name)
                     await network.disconnect({"Container": name, "Force": True})
+                case "connect":
+                    elsewhere = await docker.networks.create({"Name": f"{network_name}-elsewhere"})
+                    try:
+                        await elsewhere.connect({"Container": name})
+                        with pytest.raises(SandboxError, match="a network that is not its own"):
+                            async with pool.lease(LeaseRequest("test", ("true",))):
+                                pass
+                    finally:
+                        await elsewhere.disconnect({"Container": name, "Force": True})
+                        await elsewhere.delete()
                 case _:
                     await docker.api.done("POST", f"containers/{name}/update", body={"PidsLimit": 100})
                     while not pool.statistics().replaced:

@@ -9,6 +9,7 @@ import attrs
 import pytest
 import trio
 
+from supervisor.errors import SandboxError
 from supervisor.protocol.closing import EndReason
 from supervisor.sandbox.terminal import LeaseRequest
 from supervisor.session.registry import SessionRegistry
@@ -92,6 +93,25 @@ async def test_a_session_that_lets_its_viewers_go_takes_what_they_have_typed(
                 await session.type(b"y", is_activity=True)
         assert await session.freeze()
         assert sorted(session.snapshot().input) == sorted(b"x" * 3072 + b"y")
+
+
+@pytest.mark.parametrize("error", [SandboxError("lost"), OSError("no space left")])
+async def test_what_goes_wrong_with_an_adopted_session_is_no_other_s_business(
+    autojump_clock: trio.abc.Clock, error: Exception
+) -> None:
+    async with registry() as (sessions, provider):
+        session, _ = await started(sessions, provider)
+        assert await session.freeze()
+        snapshot = session.snapshot()
+    async with registry() as (sessions, provider):
+        other, terminal = await started(sessions, provider)
+        provider.failure = error
+        sessions.adopt(Session.restore(snapshot, SETTINGS), provider)
+        await settle()
+        assert list(sessions) == [other]
+        await terminal.print(b"goes on")
+        await settle()
+        assert other.scrollback.read(0, 100) == b"goes on"
 
 
 async def test_a_restored_session_is_the_same_one(autojump_clock: trio.abc.Clock) -> None:
