@@ -23,7 +23,7 @@ UPLINK = ("198.51.100.1", "198.51.100.2")
 _PUBLIC = tuple(address for address in (*SERVERS, *NAME_SERVERS) if address not in {METADATA, PRIVATE})
 _NOWHERE = "203.0.113.1"
 _NAMESPACES = Path("/run/netns")  # where ip-netns(8) keeps them
-_LOCK = Path("/run/lock/terminal-supervisor-attacks")  # ip-netns(8) locks its directory itself
+_LOCK = Path("/run/terminal-supervisor-attacks.lock")  # ip-netns(8) locks its directory itself
 _TAG = "ts-out-"
 
 
@@ -118,12 +118,7 @@ async def world_outside(bridges: str) -> AsyncGenerator[list[str]]:
         bridges: prefix of the names of devices whose packets may go there.
     """
     tag = f"{_TAG}{secrets.token_hex(3)}"
-    with ExitStack() as stack:
-        with _locked():
-            _remove_leftovers()
-            prefix = stack.enter_context(namespace(tag))
-            stack.enter_context(_held(tag))
-        stack.enter_context(_rules(tag, bridges))
+    with _own_namespace(tag) as prefix, _rules(tag, bridges):
         ip("link", "add", tag, "type", "veth", "peer", "name", "eth0", "netns", tag)
         try:
             connect_outside(tag, [], [], tag, _PUBLIC)
@@ -134,18 +129,25 @@ async def world_outside(bridges: str) -> AsyncGenerator[list[str]]:
 
 
 @contextmanager
-def _locked() -> Generator[None]:
-    """Keep other runs from making and removing namespaces meanwhile."""
-    _LOCK.parent.mkdir(parents=True, exist_ok=True)
-    _LOCK.touch()
-    with _flock(_LOCK, fcntl.LOCK_EX):
-        yield
+def _own_namespace(tag: str) -> Generator[list[str]]:
+    """A namespace that counts as a leftover once this process is dead; what others left is removed."""
+    with ExitStack() as stack:
+        with _locked():
+            _remove_leftovers()
+            prefix = stack.enter_context(namespace(tag))
+            stack.enter_context(_flock(_NAMESPACES / tag, fcntl.LOCK_SH))
+        try:
+            yield prefix
+        finally:
+            with _locked():
+                stack.close()
 
 
 @contextmanager
-def _held(tag: str) -> Generator[None]:
-    """Say that this namespace is in use, for as long as this process lives."""
-    with _flock(_NAMESPACES / tag, fcntl.LOCK_SH):
+def _locked() -> Generator[None]:
+    """Keep other runs from making and removing namespaces meanwhile."""
+    _LOCK.touch(0o600)
+    with _flock(_LOCK, fcntl.LOCK_EX):
         yield
 
 
@@ -171,7 +173,8 @@ def _remove_leftovers() -> None:
                 ("nft", "delete", "table", "inet", _table(path.name)),
             ):
                 # It may have been killed before it had made them all.
-                subprocess.run(command, check=False, timeout=20, stderr=subprocess.DEVNULL)
+                with suppress(subprocess.TimeoutExpired):
+                    subprocess.run(command, check=False, timeout=20, stderr=subprocess.DEVNULL)
 
 
 def _table(tag: str) -> str:

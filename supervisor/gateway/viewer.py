@@ -282,6 +282,7 @@ async def _tell(websocket: WebSocket, speaker: Speaker, attachment: Attachment) 
             with trio.move_on_after(patience):
                 event = await attachment.next_event(OUTPUT_PIECE)
         if isinstance(event, Ended):
+            await websocket.flush()
             return event
         for frame in speaker.flush() if event is None else await speaker.frames(event):
             await websocket.send(frame)

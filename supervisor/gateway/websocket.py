@@ -200,6 +200,15 @@ class WebSocket:
             if self._unsent and self._nursery:
                 self._nursery.start_soon(self._write_in_turn, bytes)
 
+    async def flush(self) -> None:
+        """Wait until what `send_at_once` has begun is sent.
+
+        Raises:
+            ConnectionLostError, SessionRefusedError: as `send`.
+        """
+        if self._unsent or self._writing.locked():
+            await self._write(bytes)
+
     async def _write(self, frame: Callable[[], bytes], *, says_goodbye: bool = False) -> None:
         """Write a control frame, which is made when its turn has come."""
         await self._begin_writing()

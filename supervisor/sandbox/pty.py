@@ -155,7 +155,7 @@ class PtyStream:
             else:
                 # After a little the next read would mostly find nothing; what is there is told at once.
                 data = None
-                if self._full_reads or self._finished or self._fd < 0:
+                if self._full_reads or self._finished or self._end_of_output or self._fd < 0:
                     data = self._read_once(self._fd, max_bytes)
                     if data is not None:
                         await trio.lowlevel.cancel_shielded_checkpoint()

@@ -176,11 +176,11 @@ class Attachment:
         size = self.session.scrollback.end - self.window.sent
         if waits and self.send_at_once and size <= min(LITTLE, self.window.allowance):
             event = self._next_output(LITTLE)
-            if isinstance(event, Output) and self.send_at_once(event.data):
-                return
-            if event is not None:
+            if event is not None and not (isinstance(event, Output) and self.send_at_once(event.data)):
                 self._events.append(event)
-        self.wake()
+            elif self.window.allowance:
+                return
+        self.wake()  # also where the window has been filled: from now on a stall counts
 
     async def next_event(self, max_bytes: int) -> Event:
         """Return the next thing to tell the client; waits for one. After `Ended` it may not be called again.

@@ -18,7 +18,7 @@ from typing import Any, Final, final
 from supervisor.observability import metrics
 from supervisor.observability.audit import audit
 from supervisor.observability.log import get_logger
-from supervisor.reaping.records import RECORDS, STAMP
+from supervisor.reaping.records import NOTED, RECORDS, STAMP, write_stamp
 from supervisor.session.session import Session
 
 log = get_logger(__name__)
@@ -94,7 +94,7 @@ class Records:
         if self._stamp is None or self._shared():
             return
         try:
-            self._stamp.touch(0o600)
+            write_stamp(self._stamp)
         except OSError as error:
             log.warning("the records could not be stamped", problem=str(error))
 
@@ -117,7 +117,7 @@ class Records:
     def _write(self, session: Session, record: dict[str, Any]) -> bool:
         if self._directory is None:
             return False
-        text = _encode(record).encode().ljust(SIZE)
+        text = _encode({**record, NOTED: time.monotonic()}).encode().ljust(SIZE)
         try:
             descriptor = self._open(f"{self._directory}/{session.label}")
             try:

@@ -25,6 +25,7 @@ from supervisor.errors import ConfigurationError
 from supervisor.gateway.server import Gateway
 from supervisor.gateway.tls import Tls
 from supervisor.gateway.websocket import ConnectionLostError, WebSocket
+from supervisor.protocol.closing import EndReason
 from supervisor.protocol.v1 import SUBPROTOCOL
 from supervisor.serve import Supervisor, running
 from supervisor.settings import Settings
@@ -438,6 +439,31 @@ async def test_what_is_sent_at_once_arrives_whole_and_in_order() -> None:
                 websocket.send_at_once(b"nobody")  # who reads will notice
                 websocket.send_at_once(b"nobody")
     assert received == expected
+
+
+@pytest.mark.parametrize("ends", ["by itself", "by us"])
+async def test_the_last_words_come_after_what_the_kernel_did_not_take(ends: str) -> None:
+    async with serving() as place:
+        stream = await place.connect()
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client = await place.v1(stream)
+        (session,) = place.supervisor.registry
+        [theirs] = [each for each in gc.get_objects() if type(each) is WebSocket]
+        theirs._stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # type: ignore[attr-defined]
+        total = 0
+        while theirs.is_free:
+            await place.terminal.print(b"x" * 1000)
+            total += 1000
+            await trio.testing.wait_all_tasks_blocked(0.01)
+        if ends == "by itself":
+            place.terminal.exit(3)
+        else:
+            session.end(EndReason.IDLE)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        client.acknowledges = False
+        assert (await client.closed())[0] != 1006
+        assert client.output == b"x" * total
+        assert client.messages[-1]["type"] == ("exit" if ends == "by itself" else "error")
 
 
 async def test_output_in_all_sizes_between_notices() -> None:

@@ -132,6 +132,18 @@ async def test_finish_while_the_slave_stays_open(pair: Pair) -> None:
         await pair.stream.send_all(b"x")
 
 
+async def test_the_end_stays_the_end_when_somebody_opens_the_slave_again(pair: Pair) -> None:
+    name = os.ttyname(pair.slave)
+    os.close(pair.slave)
+    assert await pair.stream.receive_some() == b""
+    again = os.open(name, os.O_RDWR | os.O_NOCTTY)
+    try:
+        with trio.fail_after(5):
+            assert await pair.stream.receive_some() == b""
+    finally:
+        pair.slave = again
+
+
 async def test_finish_wakes_whoever_waits(pair: Pair) -> None:
     async with trio.open_nursery() as nursery:
 

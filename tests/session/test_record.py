@@ -158,11 +158,16 @@ async def test_the_stamp_says_until_when_records_held(
     records = Records(tmp_path)
     session = await kept(records)
     records.stamp()
-    written = (tmp_path / "records" / session.label).stat().st_mtime
-    os.utime(tmp_path / STAMP, (written + 30, written + 30))
+    assert (tmp_path / STAMP).stat().st_mode & 0o777 == 0o600
+    file = tmp_path / "records" / session.label
+    noted = json.loads(file.read_text())["noted"]
+    assert noted <= float((tmp_path / STAMP).read_text()) + 0.001
+    (tmp_path / STAMP).write_text(str(noted + 30))
+    for path, moved in ((file, -3600), (tmp_path / STAMP, 3600)):  # somebody sets the clock
+        os.utime(path, (path.stat().st_mtime + moved,) * 2)
     settle_records(tmp_path)
     assert events(log)[-1]["seconds"] == 42
-    assert (tmp_path / STAMP).stat().st_mode & 0o777 == 0o600
+    assert "noted" not in events(log)[-1]
 
 
 async def test_a_stamp_that_cannot_be_written_ends_nothing(log: Path, tmp_path: Path) -> None:

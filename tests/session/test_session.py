@@ -244,6 +244,28 @@ async def test_nothing_is_sent_at_once_beyond_the_window(autojump_clock: trio.ab
         assert trio.current_time() == began + 10, "a stall like any other"
 
 
+async def test_who_is_sent_exactly_a_window_at_once_stalls_as_well(autojump_clock: trio.abc.Clock) -> None:
+    async def listen(viewer: Attachment) -> None:
+        while True:
+            await viewer.next_event(4096)
+
+    async with stage(Settings(stall_timeout=10.0)) as s:
+        with pytest.RaisesGroup(pytest.RaisesExc(SessionRefusedError, match="not taken in time")):
+            async with trio.open_nursery() as nursery:
+                session, terminal = await s.start()
+                viewer = watch(session, window=3)
+                await viewer.next_event(4096)
+                viewer.send_at_once = lambda _: True
+                nursery.start_soon(listen, viewer)
+                for _ in range(3):
+                    await trio.testing.wait_all_tasks_blocked()
+                    await terminal.print(b"x")
+                await trio.testing.wait_all_tasks_blocked()
+                began = trio.current_time()
+                await terminal.print(b"never read: the program has to wait")
+        assert trio.current_time() == began + 10
+
+
 async def test_acknowledging_the_unsent_is_a_breach(autojump_clock: trio.abc.Clock) -> None:
     async with stage() as s:
         session, _ = await s.start()
