@@ -28,6 +28,7 @@ import struct
 import sys
 import termios
 import time
+import warnings  # noqa: F401 - os.execvpe imports it, when the session's user may not read Python's files
 from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn
@@ -184,6 +185,8 @@ class Keeper:
         except OSError as error:
             status = CANNOT_EXECUTE if isinstance(error, PermissionError) else status
             os.write(2, b"cannot run %s: %s\n" % (command[0], (error.strerror or "").encode()))
+        except Exception as error:
+            os.write(2, b"cannot run %s: %r\n" % (command[0], str(error).encode()))
         finally:
             os._exit(status)
 
