@@ -35,7 +35,7 @@ async def test_everything(
     request: pytest.FixtureRequest, docker_host: str, sandbox_image: str, workbench_image: str
 ) -> None:
     """That, all attacks, and AppArmor in depth."""
-    parts = ["smoke", "check", "attacks", "suites"]
+    parts = ["suites", "smoke", "check", "attacks"]
     await run_parts(request, docker_host, [sandbox_image, workbench_image], parts, LIMIT)
 
 

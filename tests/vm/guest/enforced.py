@@ -10,6 +10,7 @@ import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from signal import SIGHUP
 from typing import Final
 
 import pytest
@@ -33,6 +34,7 @@ from supervisor.sandbox.apparmor import (
 from supervisor.sandbox.apparmor_kernel import (
     UNSAFE_PROFILES,
     compile_profiles,
+    confining,
     loaded_profiles,
     run_parser,
 )
@@ -107,7 +109,7 @@ ALLOWED: Final = {
     "sockets": "python3 -c 'import socket as s; s.socketpair(); s.socket(); s.socket(s.AF_INET6)'",
     "datagrams": "python3 -c 'import socket as s; s.socket(s.AF_INET, s.SOCK_DGRAM)'",
     "addresses": "python3 -c 'import socket as s; s.socket(s.AF_NETLINK, s.SOCK_RAW, 0)'",
-    "its own terminal's size": "stty size",
+    "size of its own terminal": "stty size",
 }
 
 
@@ -174,28 +176,36 @@ async def test_nothing_can_be_undone(provider: DockerProvider) -> None:
 
 
 @asynccontextmanager
-async def waiting(provider: DockerProvider) -> AsyncGenerator[tuple[Terminal, str]]:
+async def waiting(provider: DockerProvider, grace: float = 0) -> AsyncGenerator[tuple[Terminal, str]]:
     """A session that says that it is there, and waits; yields its terminal and container."""
-    request = LeaseRequest("test", ("bash", "-c", "echo there; sleep 1000"), hangup_grace=0)
+    command = ("bash", "-c", "echo there; sleep 1000; echo on")
+    request = LeaseRequest("test", command, ENVIRONMENT, hangup_grace=grace)
     with trio.fail_after(LIMIT):
         async with provider.prepare(LIMIT) as sandbox, sandbox.claim(provider.complete(request)) as terminal:
             assert b"there" in await terminal.receive_some()
             yield terminal, sandbox.name
 
 
-@pytest.mark.parametrize("signal", ["KILL", "TERM"])
-async def test_the_engine_signals(provider: DockerProvider, signal: str) -> None:
+async def test_an_administrator_looks_after_a_session(provider: DockerProvider) -> None:
     async with waiting(provider) as (terminal, name):
         container = provider.containers.site.docker.containers.container(name)
-        status, output = await execute(
-            container, "bash", "-c", "kill -CONT $(pgrep sleep) && cat /proc/self/attr/current"
-        )
-        assert (status, output.strip()) == (0, f"{GATE_PROFILE} (enforce)"), (
-            "an administrator may look after it"
-        )
-        await container.kill(signal=signal)
+        script = "pkill -x sleep && cat /proc/self/attr/current"
+        status, output = await execute(container, "bash", "-c", script)
+        assert (status, output.strip()) == (0, f"{GATE_PROFILE} (enforce)")
+        assert "on" in await all_of(terminal)
+
+
+@pytest.mark.parametrize("signal", ["KILL", "TERM"])
+async def test_the_engine_signals(provider: DockerProvider, signal: str) -> None:
+    """A gate that is told to end hangs up, which is a signal, too."""
+    async with waiting(provider, LIMIT) as (terminal, name):
+        await provider.containers.site.docker.containers.container(name).kill(signal=signal)
         await all_of(terminal)
-        await terminal.wait_closed()
+        if signal == "KILL":
+            with pytest.raises(trio.BrokenResourceError, match="the gate is gone"):
+                await terminal.wait_closed()
+        else:
+            assert (await terminal.wait_closed()).signal == SIGHUP
 
 
 async def test_what_is_denied_is_told(request: pytest.FixtureRequest, tmp_path: Path) -> None:
@@ -203,17 +213,21 @@ async def test_what_is_denied_is_told(request: pytest.FixtureRequest, tmp_path: 
     configure_audit(str(log))
     try:
         async with open_docker_provider(docker_settings(request), verify=False) as provider:
-            command = ("bash", "-c", "cat /proc/1/mem /dev/ptmx; chroot / true; sleep 1000")
+            # Nothing else stops these two here: the first is masked, which is to read nothing, and of
+            # signals Landlock learned with Linux 6.12. The third one Landlock does, and quietly.
+            command = ("bash", "-c", "cat /proc/interrupts; kill -URG 1; cat /dev/ptmx; sleep 1000")
             lease = LeaseRequest(secrets.token_hex(8), command, hangup_grace=0)
             with trio.fail_after(LIMIT):
                 async with provider.lease(lease):
-                    while not (told := _events(log)):
+                    while len({each["operation"] for each in _events(log)}) < 2:
                         await trio.sleep(0.1)
+        told = _events(log)
     finally:
         configure_audit("false")
-    assert {each["profile"].startswith((GATE_PROFILE, SESSION_PREFIX)) for each in told} == {True}
+    assert all(each["profile"].startswith((GATE_PROFILE, SESSION_PREFIX)) for each in told)
     assert all(each["session"] and each["container"] for each in told)
-    assert not [each for each in told if "ptmx" in each["target"]], "each start tries that"
+    assert {each["operation"] for each in told} == {"open", "signal"}
+    assert {each["target"] for each in told if each["operation"] == "open"} == {"/proc/interrupts"}
 
 
 def _events(log: Path) -> list[dict[str, str]]:
@@ -344,7 +358,9 @@ async def test_a_session_that_runs_when_its_profile_is_unloaded(provider: Docker
     async with waiting(provider):
         (process,) = [each for each in Path("/proc").glob("[0-9]*") if _is_confined(each, name)][:1]
         async with changed("session", unload, name):
-            assert (process / "attr/current").read_text().strip() == f"{GATE_PROFILE} (enforce)"
+            left = confining((process / "attr/current").read_text().strip())
+            assert GATE_PROFILE in left
+            assert name not in left
             assert provider.closed == UNSAFE_PROFILES
 
 

@@ -13,7 +13,7 @@ from vm.guest.suites import run_suites
 
 PARTS: Final[Mapping[str, Callable[[], None]]] = MappingProxyType(
     {
-        "smoke": smoke,  # installs the profiles of AppArmor, which the next ones need
+        "smoke": smoke,  # installs the profiles of AppArmor that the next ones need
         "check": check,
         "attacks": attack_all,
         "a-few-attacks": attack_a_few,
