@@ -11,7 +11,6 @@ from supervisor.attacks.run import chosen
 from supervisor.measures import Measure
 from vm.guest.installed import OUT, PROGRAM, USUAL, WORKBENCH, require, run, say
 
-LIMIT: Final = 1800.0  # seconds
 SMOKE: Final = ("host-interrupts", "map-code-in-tmp", "run-from-memory", "core-pattern", "signal-gate")
 """Of each kind one: those that AppArmor and one other measure stop, those that user namespaces do. Only
 AppArmor stops the last one here, since Landlock learned of signals with Linux 6.12.
@@ -64,7 +63,7 @@ def _attack(
     only = [] if len(attacks) == len(CATALOG) else [f"--only={name}" for name in sorted(names)]
     report = OUT / f"{kept}.json"
     command: list[str | Path] = [*PROGRAM, "attack", "--no-setup", "--report", report, *only]
-    table = run(*command, allowed=(0, 1), settings=settings)
+    table = run(*command, allowed=(0, 1), settings=settings, log=OUT / f"{kept}.log")
     (OUT / f"{kept}.txt").write_text(table)
     say(f"terminal-supervisor attack:\n{table.strip()}")
     found: dict[str, Any] = json.loads(report.read_text())

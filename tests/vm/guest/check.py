@@ -11,7 +11,8 @@ REPORT: Final = OUT / "check.json"
 
 def check() -> None:
     """Have every measure shown; keep the table, and the same for programs."""
-    table = run(*PROGRAM, "check", "--no-setup", "--report", REPORT, allowed=(0, 1))
+    command = (*PROGRAM, "check", "--no-setup", "--report", REPORT)
+    table = run(*command, allowed=(0, 1), log=OUT / "check.log")
     (OUT / "check.txt").write_text(table)
     say(f"terminal-supervisor check:\n{table.strip()}")
     status: dict[str, Any] = json.loads(REPORT.read_text())

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -51,25 +52,33 @@ def require(*, holds: bool, what: str) -> None:
         FAILURES.append(what)
 
 
-def run(*command: str | Path, allowed: Sequence[int] = (0,), settings: Mapping[str, str] = USUAL) -> str:
+def run(
+    *command: str | Path,
+    allowed: Sequence[int] = (0,),
+    settings: Mapping[str, str] = USUAL,
+    log: Path | None = None,
+) -> str:
     """Run a command and return its output, both streams.
 
     Args:
         command: and its arguments.
         allowed: exit statuses; another one ends this part.
         settings: that differ from those of the installation.
+        log: gets standard error, which is no part of the output then.
     """
-    done = subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=_COMMAND_LIMIT,
-        check=False,
-        env={**os.environ, **settings},
-    )
+    with log.open("w") if log else nullcontext(subprocess.STDOUT) as errors:
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            timeout=_COMMAND_LIMIT,
+            check=False,
+            env={**os.environ, **settings},
+        )
     if done.returncode not in allowed:
-        sys.exit(f"{' '.join(map(str, command))}: status {done.returncode}\n{done.stdout}")
+        logged = log.read_text() if log else ""
+        sys.exit(f"{' '.join(map(str, command))}: status {done.returncode}\n{done.stdout}{logged}")
     return done.stdout
 
 
