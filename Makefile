@@ -1,9 +1,9 @@
 # Everything behind these targets is in .ci/ and in `terminal-supervisor --help`; see README.md.
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test test-vm soak fuzz bench check setup down clean
+.PHONY: help serve demo test smoke-vm test-vm soak fuzz bench check setup down clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: ## set everything up and run the server (needs, or as root installs, a Docker Engine)
 	@.ci/bootstrap serve && .venv/bin/terminal-supervisor check --write && exec .venv/bin/terminal-supervisor serve
@@ -17,8 +17,11 @@ setup: ## set everything up, run nothing; the engine stays up until `make down`
 test:  ## set everything up and run all tests
 	@.ci/bootstrap test && exec .venv/bin/python .ci/test $(PYTEST_ARGS)
 
-test-vm: ## boot an emulated Debian 12 with AppArmor, cgroup v2 and userns-remap; a strict start there, and the attacks that take such a kernel (ten minutes)
-	@.ci/bootstrap test && exec .venv/bin/python .ci/test -m vm tests/vm -s -o faulthandler_timeout=0
+smoke-vm: ## boot an emulated Debian 12 with AppArmor, cgroup v2 and userns-remap; a strict start there, a session, a few attacks (eight minutes)
+	@.ci/bootstrap test && exec .venv/bin/python .ci/test -m vm -s -o faulthandler_timeout=0 tests/vm/test_machine.py::test_smoke
+
+test-vm: ## the same machine; the smoke, all attacks, AppArmor in depth; tables in .state/vm-results (half an hour)
+	@.ci/bootstrap test && exec env TEST_TIME_LIMIT=7200 .venv/bin/python .ci/test -m vm -s -o faulthandler_timeout=0 tests/vm/test_machine.py::test_everything
 
 soak:  ## the tests of faults with 200 kills at random moments instead of 10, and 1,000 sessions on the engine instead of 40 (about an hour)
 	@.ci/bootstrap test && exec env SIGKILL_ROUNDS=200 CHURN_ENGINE_SESSIONS=1000 TEST_TIME_LIMIT=7200 .venv/bin/python .ci/test -o faulthandler_timeout=0 tests/faults

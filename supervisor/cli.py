@@ -124,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         "check", help="say which measures of hardening hold here; fails when a required one does not"
     )
     command.add_argument("--json", action="store_true", help="for programs")
+    command.add_argument("--report", type=Path, metavar="FILE", help="also write it there, for programs")
     command.add_argument("--no-setup", action="store_true", help="rely on an earlier `setup`; build nothing")
     command.add_argument(
         "--write",
@@ -284,7 +285,10 @@ def _check(settings: Settings, options: argparse.Namespace) -> int:
             return await survey(ready.settings)
 
     status = trio.run(run)
-    print(json.dumps(status.as_json(), indent=2) if options.json else table(status))
+    text = json.dumps(status.as_json(), indent=2)
+    if options.report:
+        options.report.write_text(f"{text}\n")
+    print(text if options.json else table(status))
     if options.write:
         lines = opt_out_lines(status)
         with Path(options.env_file).open("a", encoding="utf-8") as file:
@@ -313,7 +317,7 @@ def _attack(settings: Settings, options: argparse.Namespace) -> int:
     report = trio.run(attempt)
     text = json.dumps(report.as_json(), indent=2)
     if options.report:
-        Path(options.report).write_text(f"{text}\n")
+        options.report.write_text(f"{text}\n")
     print(text if options.json else report)
     return 1 if report.failed else 0
 

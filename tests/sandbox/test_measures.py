@@ -192,8 +192,10 @@ def test_the_command_check(docker_host: str, workbench_image: str, tmp_path: Pat
     assert strict.returncode == (1 if failing else 0)
     for name in failing:
         assert f"measure {name} does not hold" in strict.stderr
-    written = check(docker_host, env_file, "--write")
+    report = tmp_path / "report.json"
+    written = check(docker_host, env_file, "--write", "--report", str(report))
     assert written.returncode == 0
+    assert json.loads(report.read_text())["measures"].keys() == status["measures"].keys()
     assert "HARDENING_WITHOUT=" in written.stdout
     assert set(load_settings(read_env_file(env_file)).hardening_without) == failing
     content = env_file.read_text()

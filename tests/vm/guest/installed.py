@@ -4,12 +4,15 @@ Nothing here is weaker than on a production host.
 """
 
 import json
+import os
 import site
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 PROJECT: Final = Path("/vm/share/project")
@@ -20,6 +23,16 @@ SETTINGS: Final = Path("/etc/terminal-supervisor/env")
 PROGRAM: Final = ("terminal-supervisor", "--env-file", str(SETTINGS))
 UNIT: Final = "terminal-supervisor.service"
 TOKEN: Final = "a-token-of-no-value-for-the-machine"
+WORKBENCH: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "DOCKER_IMAGE_NAME": "terminal-supervisor-workbench:latest",
+        "SESSION_COMMAND": "/bin/bash --norc --noprofile",
+        "CONTAINER_USER": "1000:1000",
+    }
+)
+"""Settings of sessions in the image that has a shell and tools."""
+USUAL: Final[Mapping[str, str]] = MappingProxyType({})
+"""Settings of the installation: the default image."""
 FAILURES: Final[list[str]] = []
 """What should hold and does not, so far."""
 _COMMAND_LIMIT: Final = 900.0  # seconds; loading an image takes ten
@@ -39,20 +52,33 @@ def require(*, holds: bool, what: str) -> None:
         FAILURES.append(what)
 
 
-def run(*command: str | Path, allowed: Sequence[int] = (0,)) -> str:
-    """Run a command and return its output, both streams; end the script when its exit status is none of
-    `allowed`.
+def run(
+    *command: str | Path,
+    allowed: Sequence[int] = (0,),
+    settings: Mapping[str, str] = USUAL,
+    log: Path | None = None,
+) -> str:
+    """Run a command and return its output, both streams.
+
+    Args:
+        command: and its arguments.
+        allowed: exit statuses; another one ends this part.
+        settings: that differ from those of the installation.
+        log: gets standard error, which is no part of the output then.
     """
-    done = subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=_COMMAND_LIMIT,
-        check=False,
-    )
+    with log.open("w") if log else nullcontext(subprocess.STDOUT) as errors:
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            timeout=_COMMAND_LIMIT,
+            check=False,
+            env={**os.environ, **settings},
+        )
     if done.returncode not in allowed:
-        sys.exit(f"{' '.join(map(str, command))}: status {done.returncode}\n{done.stdout}")
+        logged = log.read_text() if log else ""
+        sys.exit(f"{' '.join(map(str, command))}: status {done.returncode}\n{done.stdout}{logged}")
     return done.stdout
 
 
