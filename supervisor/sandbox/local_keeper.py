@@ -28,11 +28,12 @@ import struct
 import sys
 import termios
 import time
-import warnings  # noqa: F401 - os.execvpe imports it, when the session's user may not read Python's files
+import warnings
 from contextlib import suppress
 from types import FrameType
 from typing import Any, NoReturn
 
+_HAVE_IMPORTED = warnings  # os.execvpe imports it, and then the session's user may not read Python's files
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38  # linux/prctl.h
 IUTF8 = 0o40000  # asm-generic/termbits.h; termios has no name for it
 REAP_TIME = 10.0  # seconds for killed processes to go

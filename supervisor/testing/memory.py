@@ -6,7 +6,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
 
-from supervisor.errors import SandboxError
 from supervisor.measures import NO_SECURITY
 from supervisor.sandbox.terminal import ExitStatus, LeaseRequest, Terminal
 
@@ -146,7 +145,7 @@ class MemoryProvider:
         self.terminals: list[MemoryTerminal] = []
         self.leased = 0
         self.start_delay = 0.0
-        self.failure: SandboxError | None = None
+        self.failure: Exception | None = None
         self.unavailable: str | None = None
         self.counted = False
 

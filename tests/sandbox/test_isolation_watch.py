@@ -133,7 +133,7 @@ async def test_a_host_that_cannot_start_a_process_stops_nobody_for_a_while(
         raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
 
     monkeypatch.setattr(trio, "run_process", short)
-    monkeypatch.setattr(isolation_watch.shutil, "which", lambda *_args, **_kwargs: "/sbin/iptables-save")
+    monkeypatch.setattr("shutil.which", lambda *_args, **_kwargs: "/sbin/iptables-save")
     with pytest.raises(SandboxError, match="Resource temporarily unavailable"):
         await isolation_watch.look_at_grounds("br-1")
 
