@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 import trio
 
 from supervisor.errors import SandboxError
-from supervisor.measures import NO_SECURITY
+from supervisor.measures import NO_SECURITY, SecurityStatus
 from supervisor.sandbox.terminal import ExitStatus, LeaseRequest, Terminal
 
 
@@ -134,13 +134,12 @@ class MemoryProvider:
         leased: how many are out now.
         start_delay: seconds that a start takes.
         failure: raised instead of a start, when set.
-        unavailable: see `SandboxProvider`.
+        unavailable, security: see `SandboxProvider`.
         counted: whether its terminals' shells say what they start.
     """
 
     name = "memory"
     isolated = True
-    security = NO_SECURITY
 
     def __init__(self) -> None:
         self.terminals: list[MemoryTerminal] = []
@@ -148,6 +147,7 @@ class MemoryProvider:
         self.start_delay = 0.0
         self.failure: SandboxError | None = None
         self.unavailable: str | None = None
+        self.security: SecurityStatus = NO_SECURITY
         self.counted = False
 
     def lease(self, request: LeaseRequest) -> AbstractAsyncContextManager[Terminal]:  # noqa: D102

@@ -8,6 +8,7 @@ import trio
 
 from sandbox.conftest import docker_settings, until_waiting
 from supervisor.errors import ConfigurationError, SandboxError
+from supervisor.measures import Measure
 from supervisor.sandbox import isolation_watch
 from supervisor.sandbox.isolation_watch import Grounds, IsolationWatch, rules_about
 from supervisor.sandbox.pool import WarmPool
@@ -124,6 +125,11 @@ async def test_a_host_too_busy_to_tell_stops_nobody_for_a_while(
         nursery.cancel_scope.cancel()
 
 
+def told(pool: WarmPool) -> tuple[bool, bool]:
+    """Return what is said: whether it isolates, and whether the network is ready."""
+    return pool.security.holds(Measure.ISOLATION), pool.security.network_ready
+
+
 def firewall(*arguments: str) -> None:
     subprocess.run(["iptables", "-w", *arguments], check=True, timeout=20)
 
@@ -151,10 +157,12 @@ async def test_a_rule_that_lets_them_through_stops_new_sessions(
                             async with each.lease(REQUEST):
                                 pass
                     assert provider.unavailable
+                    assert told(pool) == (False, False)
                 finally:
                     firewall("-D", *through)
                 while watch.problem is not None:
                     await trio.sleep(0.05)
+                assert told(pool) == (True, True)
                 async with provider.lease(REQUEST):
                     pass
                 nursery.cancel_scope.cancel()
