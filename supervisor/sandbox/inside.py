@@ -170,8 +170,9 @@ def judge(
             for kind, inode in host.namespaces.items()
             if inside.namespaces.get(kind) != inode
         ]
-        if namespaces:
-            failing.add(Measure.NAMESPACES)
+        failing |= {
+            Measure.USERNS if each.field.endswith(" user") else Measure.NAMESPACES for each in namespaces
+        }
         differences += namespaces
     return Verdict(tuple(differences), verified, frozenset(failing))
 
