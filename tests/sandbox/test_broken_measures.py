@@ -2,6 +2,7 @@
 do, and offers no session.
 """
 
+import io
 import json
 import subprocess
 from collections.abc import Callable, Iterator
@@ -22,6 +23,8 @@ from sandbox.test_measures import check
 from supervisor.engine import Docker
 from supervisor.errors import ConfigurationError
 from supervisor.measures import Measure
+from supervisor.provision.report import Report
+from supervisor.provision.setup import _fill_engine
 from supervisor.sandbox import inside
 from supervisor.sandbox.network import configuration, ensure_network
 from supervisor.sandbox.policy import Difference
@@ -278,3 +281,19 @@ async def test_the_command_check_where_neighbours_are_let_through(
     assert told["measures"].keys() == set(map(str, Measure))
     assert "reach each other" in told["measures"]["isolation"]["how"]
     assert told["measures"]["seccomp"]["verified"]
+
+
+async def test_set_up_leaves_it_to_the_server_to_refuse_another_network(
+    request: pytest.FixtureRequest, network_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`check` sets up first, and is to say how everything stands."""
+    settings = docker_settings(request, network=network_name)
+    said = io.StringIO()
+    with trio.fail_after(LIMIT):
+        await WRONG_NETWORK(Start(settings, monkeypatch, tmp_path, ExitStack()))
+        await _fill_engine(settings, Report(said), rebuild=False, tests=False)
+        assert "NOT FOR SESSIONS" in said.getvalue()
+        assert "enable_icc: true instead of false" in said.getvalue()
+        with pytest.raises(ConfigurationError, match="enable_icc: true instead of false"):
+            async with open_provider(settings):
+                raise AssertionError
