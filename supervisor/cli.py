@@ -38,8 +38,8 @@ from supervisor.sandbox.apparmor_command import (
 )
 from supervisor.sandbox.identity import this_process
 from supervisor.sandbox.network_command import network_down, network_status, network_up
-from supervisor.sandbox.providers import survey
 from supervisor.sandbox.security import opt_out_lines, table
+from supervisor.sandbox.survey import survey
 from supervisor.serve import serve
 from supervisor.settings import Settings
 from supervisor.settings.knob import written
@@ -297,7 +297,9 @@ def _check(settings: Settings, options: argparse.Namespace) -> int:
         return 0
     for each in status.failing:
         print(f"terminal-supervisor: measure {each.measure} does not hold: {each.how}", file=sys.stderr)
-    return 1 if status.failing else 0
+    for obstacle in status.obstacles:
+        print(f"terminal-supervisor: no session starts: {obstacle}", file=sys.stderr)
+    return 1 if status.failing or status.obstacles else 0
 
 
 def _attack(settings: Settings, options: argparse.Namespace) -> int:
@@ -319,7 +321,7 @@ def _attack(settings: Settings, options: argparse.Namespace) -> int:
     if options.report:
         options.report.write_text(f"{text}\n")
     print(text if options.json else report)
-    return 1 if report.failed else 0
+    return 0 if report.passed else 1
 
 
 def _bill(settings: Settings, options: argparse.Namespace) -> None:

@@ -5,6 +5,8 @@ has the one table that maps them to WebSocket close codes and metric labels. Err
 in `supervisor.engine`.
 """
 
+from collections.abc import Iterable
+
 
 class SupervisorError(Exception):
     """Base of all errors that this package raises on purpose."""
@@ -12,6 +14,16 @@ class SupervisorError(Exception):
 
 class ConfigurationError(SupervisorError):
     """The operator's fault: a setting, a file or this host is not as it must be. The text says what to do."""
+
+
+class MeasureError(ConfigurationError):
+    """A measure of hardening was tried here and does not hold. `measures` names those that are known to be
+    to blame; empty: it cannot be told from what failed.
+    """
+
+    def __init__(self, message: str, measures: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.measures = frozenset(measures)
 
 
 class PeerError(SupervisorError):
@@ -33,4 +45,10 @@ class SandboxError(SupervisorError):
 
 
 class HardeningError(SandboxError):
-    """A sandbox is not what the policy asks for. It has been ended; nobody gets a prompt in it."""
+    """A sandbox is not what the policy asks for. It has been ended; nobody gets a prompt in it. `measures`
+    are as those of `MeasureError`.
+    """
+
+    def __init__(self, message: str, measures: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.measures = frozenset(measures)

@@ -5,7 +5,7 @@ was asked for it and took it, and is verified when something other than the aski
 leaf: settings, sandbox, gateway and observability all speak of measures.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any, Final
 
@@ -79,6 +79,10 @@ def parse_opt_outs(names: Iterable[str]) -> frozenset[Measure]:
     return frozenset(known[name] for name in names)
 
 
+NETWORK: Final = (Measure.EGRESS, Measure.ISOLATION)
+"""What makes the sessions' network one for sessions."""
+
+
 @attrs.frozen
 class MeasureStatus:
     """One measure, as it stands.
@@ -118,10 +122,12 @@ class SecurityStatus:
 
     Attributes:
         initialized: all that is required was verified before the first session.
-        measures: one status for each, in the order of `Measure`; empty for a provider without isolation.
+        measures: one status for each, as it is now, in the order of `Measure`; empty for a provider without
+            isolation.
         without: names that the operator opted out of.
         seccomp_digest: SHA-256 of the seccomp profile, hexadecimal; empty without one.
         notes: what an operator should know besides.
+        obstacles: what keeps sessions from starting here, whatever is gone without.
     """
 
     initialized: bool
@@ -129,6 +135,7 @@ class SecurityStatus:
     without: tuple[str, ...] = ()
     seccomp_digest: str = ""
     notes: tuple[str, ...] = ()
+    obstacles: tuple[str, ...] = ()
 
     def holds(self, measure: Measure) -> bool:
         """Whether `measure` is in force."""
@@ -139,13 +146,37 @@ class SecurityStatus:
         """What is required, and neither holds nor is covered."""
         return tuple(status for status in self.measures if status.fails)
 
+    @property
+    def network_ready(self) -> bool:
+        """Whether those measures of the network that are required hold now; never without isolation, nor
+        before the first proof.
+        """
+        failing = {status.measure for status in self.failing}
+        return self.initialized and bool(self.measures) and failing.isdisjoint(NETWORK)
+
+    def with_lost(self, lost: Mapping[Measure, str]) -> "SecurityStatus":
+        """Return how things stand once nothing shows any more that the measures in `lost` hold.
+
+        Args:
+            lost: why, by measure; what is gone without cannot be lost.
+        """
+        if not lost:
+            return self
+        measures = tuple(
+            attrs.evolve(status, verified=(), how=lost[status.measure])
+            if status.verified and status.measure in lost
+            else status
+            for status in self.measures
+        )
+        return attrs.evolve(self, measures=measures)
+
     def as_json(self) -> dict[str, Any]:
         """Return it as it is published: `/stats`, `check --json`."""
         return {
             "initialized": self.initialized,
             "seccompEnabled": self.holds(Measure.SECCOMP),
             "appArmorEnabled": self.holds(Measure.APPARMOR),
-            "networkReady": self.initialized and bool(self.measures),
+            "networkReady": self.network_ready,
             "without": list(self.without),
             "seccompDigest": self.seccomp_digest,
             "measures": {
@@ -159,6 +190,7 @@ class SecurityStatus:
                 for status in self.measures
             },
             "notes": list(self.notes),
+            "obstacles": list(self.obstacles),
         }
 
 

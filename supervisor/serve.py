@@ -253,7 +253,7 @@ async def serve(settings: Settings, announce: Callable[[str], None], *, takeover
                 duties.start_soon(renew_on_signal, reloads, service, supervisor.gateway)
                 announce_url()
                 started.set()
-                _audit_start(provider)
+                audit_start(provider)
                 service.ready(f"serving at {supervisor.gateway.url}")
                 await stop.wait()
                 duties.cancel_scope.cancel()
@@ -264,7 +264,8 @@ async def serve(settings: Settings, announce: Callable[[str], None], *, takeover
     return list(able.names()) if able else []
 
 
-def _audit_start(provider: SandboxProvider) -> None:
+def audit_start(provider: SandboxProvider) -> None:
+    """Note what runs, and with what hardening."""
     without = list(provider.security.without)
     audit(
         "supervisor started",

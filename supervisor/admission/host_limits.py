@@ -21,6 +21,8 @@ from supervisor.settings.knob import MIB
 log = get_logger(__name__)
 
 PROC: Final = Path("/proc")
+PTYS: Final = "kernel.pty.max"
+INOTIFY: Final = "fs.inotify.max_user_instances"
 BRIDGE_PORTS: Final = 1023
 """Interfaces that a Linux bridge takes (BR_MAX_PORTS of the kernel, less the number 0)."""
 LEAST_MEMORY: Final = 24 * MIB
@@ -48,6 +50,8 @@ class Limit:
         arithmetic: how that was reckoned.
         advice: what to do.
         hard: whether too little is an error, and not a warning.
+        sysctl: what sysctl(8) calls it, where it is a limit that the kernel can be told to raise.
+        ample: what that should be for these settings, with room for others.
     """
 
     name: str
@@ -56,6 +60,8 @@ class Limit:
     arithmetic: str
     advice: str
     hard: bool = True
+    sysctl: str = ""
+    ample: int = 0
 
     @property
     def fits(self) -> bool:
@@ -64,6 +70,16 @@ class Limit:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.arithmetic} = {self.needed} needed, {self.available} there; {self.advice}"
+
+
+def ample_terminals(sandboxes: int, reserve: int) -> int:
+    """Return the `PTYS` that leave others as many terminals as so many sandboxes have, besides `reserve`."""
+    return 2 * sandboxes + reserve
+
+
+def ample_instances(sandboxes: int) -> int:
+    """Return the `INOTIFY` that is enough for the shims of so many sandboxes, likewise."""
+    return 2 * sandboxes + 128
 
 
 def host_limits(settings: Settings, proc: Path = PROC) -> list[Limit]:
@@ -85,13 +101,16 @@ def host_limits(settings: Settings, proc: Path = PROC) -> list[Limit]:
     if (ptys := _number(proc / "sys/kernel/pty/max")) is not None:
         # Containers have terminals of instances of their own, which may not touch the host's reserve.
         reserve = (_number(proc / "sys/kernel/pty/reserve") or 0) if docker else 0
+        ample = ample_terminals(sandboxes, reserve)
         limits.append(
             Limit(
-                f"terminals (kernel.pty.max{f' less the reserve of {reserve}' if reserve else ''})",
+                f"terminals ({PTYS}{f' less the reserve of {reserve}' if reserve else ''})",
                 ptys - reserve,
                 sandboxes,
                 sessions,
-                f"sysctl kernel.pty.max={2 * sandboxes + reserve}",
+                f"sysctl {PTYS}={ample}",
+                sysctl=PTYS,
+                ample=ample,
             )
         )
     if not docker:
@@ -120,14 +139,17 @@ def host_limits(settings: Settings, proc: Path = PROC) -> list[Limit]:
         ]
     limits += _budget_limits(settings, host_budget(proc), sandboxes, sessions)
     if (instances := _number(proc / "sys/fs/inotify/max_user_instances")) is not None:
+        ample = ample_instances(sandboxes)
         limits.append(
             Limit(
-                "inotify instances (fs.inotify.max_user_instances)",
+                f"inotify instances ({INOTIFY})",
                 instances,
                 sandboxes,
                 f"one for each container's shim on cgroup version 2: {sessions}",
-                f"sysctl fs.inotify.max_user_instances={2 * sandboxes + 128}",
+                f"sysctl {INOTIFY}={ample}",
                 hard=False,
+                sysctl=INOTIFY,
+                ample=ample,
             )
         )
     return limits

@@ -6,7 +6,7 @@ from typing import Any
 import attrs
 
 from supervisor.attacks.attack import DEFENCES, Row
-from supervisor.attacks.witness import Echo
+from supervisor.attacks.witness import Echo, disturbances
 
 
 @attrs.frozen
@@ -37,12 +37,23 @@ class Report:
         """Rows in which something did not stop what it should."""
         return [row for row in self.rows if row.failures]
 
+    @property
+    def disturbed(self) -> list[str]:
+        """In what another session was worse off meanwhile than it may be."""
+        return disturbances(self.before, self.meanwhile)
+
+    @property
+    def passed(self) -> bool:
+        """Whether all was stopped that should be, and nobody else was affected."""
+        return not self.failed and not self.disturbed
+
     def as_json(self) -> dict[str, Any]:
         """Return it for programs."""
         return {
             "counted": len(self.counted),
             "failed": [row.attack.name for row in self.failed],
             "exposed": [row.attack.name for row in self.exposed],
+            "disturbed": self.disturbed,
             "attacks": [_row_as_json(row) for row in self.rows],
             "echo": {"before": attrs.asdict(self.before), "meanwhile": attrs.asdict(self.meanwhile)},
         }
@@ -78,6 +89,7 @@ class Report:
             + (f", but for {len(self.exposed)} that this host has nothing against" if self.exposed else ""),
             f"another session's echo before: {self.before}",
             f"another session's echo meanwhile: {self.meanwhile}",
+            *(f"ANOTHER SESSION WAS AFFECTED: {each}" for each in self.disturbed),
         ]
         return "\n".join(lines)
 

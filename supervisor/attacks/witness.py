@@ -12,6 +12,13 @@ from supervisor.errors import SandboxError
 from supervisor.sandbox.terminal import LeaseRequest, SandboxProvider, Terminal
 
 _KEY, _DELETE = b"a", b"\x7f"
+FACTOR: Final = 10.0
+ALLOWANCE: Final = 100.0
+"""Milliseconds. A median echo during the attacks may take this, and `FACTOR` times what it took before. A
+host that something else makes busy meanwhile delays it by less, and from there on a user notices each key.
+"""
+LONGEST: Final = 10_000.0
+"""Milliseconds that one key may wait. Containers that are made and removed, and a compiler, take turns."""
 _PAUSE: Final = 0.05  # seconds between two keys
 _BEFORE: Final = 2.0
 _START_TIMEOUT: Final = 15.0
@@ -40,6 +47,19 @@ class Echo:
         return f"{self.keys} keys, {figures}"
 
 
+def disturbances(before: Echo, meanwhile: Echo) -> list[str]:
+    """Return in what another session was worse off `meanwhile` than it may be, in words."""
+    bound = FACTOR * before.median + ALLOWANCE
+    found: list[str] = []
+    if not meanwhile.keys:
+        found.append("no key of it was echoed")
+    elif not meanwhile.median <= bound:  # nor where nothing is known of before
+        found.append(f"its median echo took {meanwhile.median:.1f} ms, where {bound:.1f} ms are the most")
+    if meanwhile.longest > LONGEST:
+        found.append(f"it waited {meanwhile.longest:.0f} ms for a key, where {LONGEST:.0f} ms are the most")
+    return found
+
+
 @attrs.define
 class Witness:
     """A session that types. `before` is how long its echo takes in peace."""
@@ -47,11 +67,17 @@ class Witness:
     session_id: str
     before: Echo
     latencies: list[float] = attrs.field(factory=list)
+    waits_since: float | None = None
 
     @property
     def meanwhile(self) -> Echo:
-        """How long it took since."""
-        return Echo.of(self.latencies)
+        """How long it took since; a key that is not echoed yet counts when none took longer."""
+        latencies = list(self.latencies)
+        if self.waits_since is not None:
+            waited = trio.current_time() - self.waits_since
+            if waited > max(latencies, default=0.0):
+                latencies.append(waited)
+        return Echo.of(latencies)
 
 
 @asynccontextmanager
@@ -72,15 +98,15 @@ async def witness(provider: SandboxProvider, environment: dict[str, str]) -> Asy
             await terminal.receive_some()  # a prompt
         latencies: list[float] = []
         with trio.move_on_after(_BEFORE):
-            await _type(terminal, latencies)
+            await _type(terminal, Witness(request.session_id, Echo.of([]), latencies))
         watched = Witness(request.session_id, Echo.of(latencies))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_type, terminal, watched.latencies)
+            nursery.start_soon(_type, terminal, watched)
             yield watched
             nursery.cancel_scope.cancel()
 
 
-async def _type(terminal: Terminal, latencies: list[float]) -> None:
+async def _type(terminal: Terminal, watched: Witness) -> None:
     """Type a key and take it back, again and again; each must be echoed."""
     heard = trio.Event()
 
@@ -94,8 +120,9 @@ async def _type(terminal: Terminal, latencies: list[float]) -> None:
         while True:
             for key in (_KEY, _DELETE):
                 heard = trio.Event()
-                begin = trio.current_time()
+                watched.waits_since = begin = trio.current_time()
                 await terminal.send_all(key)
                 await heard.wait()
-                latencies.append(trio.current_time() - begin)
+                watched.latencies.append(trio.current_time() - begin)
+                watched.waits_since = None
                 await trio.sleep(_PAUSE)

@@ -161,13 +161,19 @@ class House:
         return wait
 
     def notice(self, session: Session) -> str | None:
-        """What every page says about the isolation of sessions, and that this one is recorded; None when
-        there is nothing to say."""
+        """What every page says about the isolation of sessions, as it is on attaching, and that this one is
+        recorded; None when there is nothing to say.
+        """
         notices = [RECORDED] if self.is_recorded(session) else []
         if not self.provider.isolated:
             notices.append(NO_ISOLATION)
-        elif without := self.provider.security.without:
-            notices.append(f"This server runs without these measures of hardening: {', '.join(without)}.")
+        security = self.provider.security
+        if security.without:
+            names = ", ".join(security.without)
+            notices.append(f"This server runs without these measures of hardening: {names}.")
+        if security.failing:
+            names = ", ".join(str(each.measure) for each in security.failing)
+            notices.append(f"These measures of hardening do not hold at the moment: {names}.")
         return " ".join(notices) or None
 
     def is_recorded(self, session: Session) -> bool:

@@ -7,7 +7,6 @@ there, and it gives no ids to a user that it finds without. So set-up does it be
 known before the engine starts, and by its reason.
 """
 
-import contextlib
 import grp
 import itertools
 import pwd
@@ -17,9 +16,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
+from supervisor.admission.host_limits import INOTIFY, PROC
 from supervisor.errors import ConfigurationError
 from supervisor.provision.daemon import EnginePaths, read_mark
 from supervisor.provision.host import CommandError, Need, require, run
+from supervisor.provision.kernel_limits import raise_to
 from supervisor.provision.report import Step
 
 USER: Final = "dockremap"
@@ -35,7 +36,6 @@ _FIRST: Final = 100_000  # SUB_UID_MIN of login.defs(5)
 _COMMAND_DEADLINE: Final = 30.0  # seconds
 _FILES: Final = {"uid": Path("/etc/subuid"), "gid": Path("/etc/subgid")}
 _LIMIT: Final = Path("/proc/sys/user/max_user_namespaces")
-_INSTANCES: Final = Path("/proc/sys/fs/inotify/max_user_instances")
 _INSTANCES_FOR_ALL: Final = 8192  # inotify instances: `shares.INSTANCES` for each of 250 containers
 
 
@@ -50,7 +50,7 @@ async def of_next(paths: EnginePaths, wish: str, step: Step) -> bool:
         return crashed.remaps
     remaps = await is_to_be(paths, wish, step)
     if remaps:
-        raise_shares()
+        raise_shares(step)
     if leaves_images(paths, remap=remaps):
         others = "others of this host" if remaps else "this host's"
         step.notice(
@@ -201,10 +201,9 @@ def leaves_images(paths: EnginePaths, *, remap: bool) -> bool:
     return plain and not remapped if remap else remapped and not plain
 
 
-def raise_shares(limit: Path = _INSTANCES) -> None:
+def raise_shares(step: Step, proc: Path = PROC) -> None:
     """See to it that root, to whom the kernel charges what all containers with remapped users take, may have
-    enough inotify instances for all. Does nothing where the kernel does not let it.
+    enough inotify instances for all, whatever capacity is configured later; tell what was done.
     """
-    with contextlib.suppress(OSError):
-        if int(limit.read_text()) < _INSTANCES_FOR_ALL:
-            limit.write_text(f"{_INSTANCES_FOR_ALL}\n")
+    if told := raise_to(INOTIFY, _INSTANCES_FOR_ALL, proc):
+        step.notice(told)

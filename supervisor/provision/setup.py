@@ -23,6 +23,7 @@ from supervisor.provision.engine import Engine, end_engine, engine_in_use
 from supervisor.provision.gate import build_gate, build_netprobe
 from supervisor.provision.host import Need, require
 from supervisor.provision.image import DEFAULT_IMAGE, Programs, ensure_sandbox_image, ensure_workbench
+from supervisor.provision.kernel_limits import raise_limits
 from supervisor.provision.page import build_page, page_directory
 from supervisor.provision.report import Report
 from supervisor.provision.shell import build_shell
@@ -100,6 +101,10 @@ async def _fill_engine(settings: Settings, report: Report, rebuild: bool, tests:
             shell = build_shell(settings.state_directory / "bin/restricted-shell", machine)
             programs = Programs(gate, shell)
             step.result = f"gate and restricted shell ({machine})"
+        if settings.docker_host.startswith("unix:"):
+            info = await docker.system.info()
+            with report.step("limits") as step:
+                raise_limits(settings, step, remapped="name=userns" in (info.get("SecurityOptions") or ()))
         with report.step("image") as step:
             await ensure_sandbox_image(docker, settings, programs, step, rebuild=rebuild)
         if tests:
@@ -121,8 +126,11 @@ async def _fill_engine(settings: Settings, report: Report, rebuild: bool, tests:
                 except ConfigurationError as error:  # likewise
                     step.result = f"NOT FILTERED: {error}"
         with report.step("network") as step:
-            await ensure_network(docker, settings)
-            step.result = settings.network
+            try:
+                await ensure_network(docker, settings)
+                step.result = settings.network
+            except ConfigurationError as error:  # likewise
+                step.result = f"NOT FOR SESSIONS: {error}"
 
 
 async def _page(report: Report, rebuild: bool) -> None:

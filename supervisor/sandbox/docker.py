@@ -21,7 +21,7 @@ import trio
 from supervisor.egress.watch import UNSAFE_NETWORK, EgressWatch
 from supervisor.engine import DockerError
 from supervisor.errors import SandboxError
-from supervisor.measures import NO_SECURITY, SecurityStatus
+from supervisor.measures import NO_SECURITY, Measure, SecurityStatus
 from supervisor.observability import metrics
 from supervisor.observability.log import get_logger
 from supervisor.observability.traces import span
@@ -89,7 +89,7 @@ class DockerProvider:
         network: of the containers.
 
     Attributes:
-        security: see `SandboxProvider`; set by whoever verified.
+        proved: what hardening was shown at start, by whoever verified.
         occupied: sandboxes in use, by session id.
         reconciler: what looks for left-over containers, once that has begun.
         profiles: the providers of the operator's profiles, by name.
@@ -116,7 +116,7 @@ class DockerProvider:
         self.estate = estate
         self._command = command
         self._nursery = nursery
-        self.security: SecurityStatus = NO_SECURITY
+        self.proved: SecurityStatus = NO_SECURITY
         self._starting = trio.CapacityLimiter(STARTS_AT_ONCE)
         self.occupied: dict[str, Sandbox] = {}
         self.reconciler: Reconciler | None = None
@@ -140,6 +140,17 @@ class DockerProvider:
     def isolated(self) -> bool:
         """See `SandboxProvider`."""
         return True
+
+    @property
+    def security(self) -> SecurityStatus:
+        """See `SandboxProvider`: what was shown at start, less what the watches know to be lost now."""
+        watches = {
+            Measure.APPARMOR: self.confinement,
+            Measure.EGRESS: self.egress,
+            Measure.ISOLATION: self.isolation,
+        }
+        problems = {measure: watch.problem for measure, watch in watches.items() if watch is not None}
+        return self.proved.with_lost({each: why for each, why in problems.items() if why})
 
     @property
     def unavailable(self) -> str | None:

@@ -12,6 +12,7 @@ from typing import Protocol, final
 
 import attrs
 
+from supervisor.measures import SecurityStatus
 from supervisor.reaping.estate import Estate
 from supervisor.sandbox.leaving import hang_up
 from supervisor.sandbox.lifeline_terminal import LifelineTerminal
@@ -65,7 +66,7 @@ class AdoptedSandbox:
     ) -> None:
         self.name = provider.name
         self.isolated = provider.isolated
-        self.security = provider.security
+        self._provider = provider
         self._handed = handed
         self._held = held
         try:
@@ -75,6 +76,11 @@ class AdoptedSandbox:
         except BaseException:
             self._close_process()
             raise
+
+    @property
+    def security(self) -> SecurityStatus:
+        """See `SandboxProvider`."""
+        return self._provider.security
 
     @property
     def unavailable(self) -> str | None:

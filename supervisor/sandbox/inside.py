@@ -57,10 +57,12 @@ class Verdict:
     Attributes:
         differences: what is not as the policy asks; the field says which view.
         verified: measures that hold, and by whose word: `inside`, `host`.
+        failing: measures that the differences are about.
     """
 
     differences: tuple[Difference, ...]
     verified: Mapping[Measure, tuple[str, ...]]
+    failing: frozenset[Measure] = frozenset()
 
 
 @attrs.frozen
@@ -150,28 +152,36 @@ def judge(
     views = {"inside": inside} if host is None else {"inside": inside, "host": host}
     differences: list[Difference] = []
     verified: dict[Measure, tuple[str, ...]] = {}
+    failing: set[Measure] = set()
     for name, seen in views.items():
         for measure, check in _CHECKS.items():
             if not policy.applies(measure) or not _can_tell(measure, seen):
                 continue
             found = [attrs.evolve(each, field=f"{name} {each.field}") for each in check(policy, seen)]
             differences += found
-            if not found:
+            if found:
+                failing.add(measure)
+            else:
                 verified[measure] = (*verified.get(measure, ()), name)
     if host is not None:
-        differences += _shared(host, ours or {}, policy)
-        differences += [
+        namespaces = list(_shared(host, ours or {}, policy))
+        namespaces += [
             Difference(f"inside namespace {kind}", inode, inside.namespaces.get(kind))
             for kind, inode in host.namespaces.items()
             if inside.namespaces.get(kind) != inode
         ]
-    return Verdict(tuple(differences), verified)
+        failing |= {
+            Measure.USERNS if each.field.endswith(" user") else Measure.NAMESPACES for each in namespaces
+        }
+        differences += namespaces
+    return Verdict(tuple(differences), verified, frozenset(failing))
 
 
 def judge_behind(policy: HardeningPolicy, behind: Behind, inside: Verdict) -> Verdict:
     """Return what the processes behind a container with a kernel of its own amount to, on top of `inside`."""
     differences = list(inside.differences)
     verified = dict(inside.verified)
+    failing = set(inside.failing)
     checks = {measure: check(policy, behind) for measure, check in sentry.CHECKS.items()}
     checks[Measure.LIMITS] = _cgroup_limits(policy, behind.sentry)
     title = policy.runtime.kind.title
@@ -180,9 +190,11 @@ def judge_behind(policy: HardeningPolicy, behind: Behind, inside: Verdict) -> Ve
             continue
         found = [attrs.evolve(each, field=f"host, {title} for {measure}: {each.field}") for each in check]
         differences += found
-        if not found:
+        if found:
+            failing.add(measure)
+        else:
             verified[measure] = (*verified.get(measure, ()), "host")
-    return Verdict(tuple(differences), verified)
+    return Verdict(tuple(differences), verified, frozenset(failing))
 
 
 def require(verdict: Verdict) -> Mapping[Measure, tuple[str, ...]]:
@@ -193,7 +205,8 @@ def require(verdict: Verdict) -> Mapping[Measure, tuple[str, ...]]:
     """
     if verdict.differences:
         raise HardeningError(
-            "a sandbox is not what the policy asks for: " + "; ".join(map(str, verdict.differences))
+            "a sandbox is not what the policy asks for: " + "; ".join(map(str, verdict.differences)),
+            verdict.failing,
         )
     return verdict.verified
 

@@ -181,10 +181,10 @@ class HardeningPolicy:
         """`SecurityOpt` of the create call. An engine with AppArmor applies a profile of its own to whoever
         asks for none.
         """
-        calls = self.runtime.kind.calls
-        profile = self.seccomp.spelled_for(calls) if calls else self.seccomp.text
-        if not self.applies(Measure.SECCOMP):
-            profile = "unconfined"
+        profile = "unconfined"
+        if self.applies(Measure.SECCOMP):
+            calls = self.runtime.kind.calls
+            profile = self.seccomp.spelled_for(calls) if calls else self.seccomp.text
         options = ["no-new-privileges:true", f"seccomp={profile}"]
         if self.applies(Measure.APPARMOR):
             options.append(f"apparmor={GATE_PROFILE}")

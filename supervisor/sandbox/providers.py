@@ -14,8 +14,8 @@ import trio
 
 from supervisor.egress.watch import EgressWatch, start_watch
 from supervisor.engine import Docker, DockerError
-from supervisor.errors import ConfigurationError, HardeningError, SandboxError
-from supervisor.measures import Measure, SecurityStatus, parse_opt_outs
+from supervisor.errors import ConfigurationError, HardeningError, MeasureError, SandboxError
+from supervisor.measures import Measure, parse_opt_outs
 from supervisor.observability.log import get_logger
 from supervisor.observability.metrics import engine_called
 from supervisor.profiles import read_profiles
@@ -35,7 +35,6 @@ from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.egress import egress_plan, prove_egress, report_events
 from supervisor.sandbox.files import mounted_file
 from supervisor.sandbox.handing import HandingProvider
-from supervisor.sandbox.identity import this_process
 from supervisor.sandbox.image import image_need
 from supervisor.sandbox.isolation_watch import IsolationWatch
 from supervisor.sandbox.lifeline import runtime_directory
@@ -44,8 +43,8 @@ from supervisor.sandbox.network import NO_NETWORK, ensure_network, network_need
 from supervisor.sandbox.policy import HardeningPolicy
 from supervisor.sandbox.pool import WarmPool
 from supervisor.sandbox.runtimes import find_ordinary
-from supervisor.sandbox.seccomp import staged_profile
-from supervisor.sandbox.security import as_required, needless, require_measures, security_status
+from supervisor.sandbox.seccomp import NO_PROFILE, RESTORE, staged_profile
+from supervisor.sandbox.security import needless, require_measures, security_status, tell
 from supervisor.sandbox.surroundings import Surroundings, look_around
 from supervisor.sandbox.terminal import SandboxProvider
 from supervisor.sandbox.verify import EngineFacts, own_programs, read_engine, self_test
@@ -191,6 +190,8 @@ async def open_docker_provider(
                         await _filter_egress(docker, special, changed, nursery, provider.egress)
                         if verify:
                             await _prove(special, changed, there.missing)
+                    except MeasureError as error:
+                        raise MeasureError(f"profile {name}: {error}", error.measures) from error
                     except ConfigurationError as error:
                         raise ConfigurationError(f"profile {name}: {error}") from error
                     provider.add_profile(name, special)
@@ -252,7 +253,10 @@ async def _filter_egress(
     engine_socket = docker.docker_host.removeprefix("unix://")
     plan = egress_plan(settings, provider.network, engine_socket)
     # One plan for each network: whoever wants another one is told that it is kept otherwise.
-    provider.egress = kept if kept and kept.plan == plan else await start_watch(plan, nursery)
+    try:
+        provider.egress = kept if kept and kept.plan == plan else await start_watch(plan, nursery)
+    except ConfigurationError as error:
+        raise MeasureError(str(error), {Measure.EGRESS}) from error
 
 
 async def _verified(
@@ -267,17 +271,16 @@ async def _verified(
     stack: AsyncExitStack,
     group: SessionsGroup | None,
 ) -> DockerProvider:
-    problems = require_measures(found.missing, parse_opt_outs(settings.hardening_without))
+    without = parse_opt_outs(settings.hardening_without)
+    problems = require_measures(found.missing, without)
     runtime = engine.runtime_for(settings)
-    try:
+    seccomp = None if Measure.SECCOMP not in without else NO_PROFILE
+    if seccomp is None:
         source = docker_directory() / "seccomp.json"
-        seccomp = stack.enter_context(staged_profile(source, estate.directory, engine.machine))
-    except ConfigurationError as error:
-        problems += [
-            str(error),
-            "docker/seccomp.json is part of this version: restore it, or install that again",
-        ]
-        seccomp = None
+        try:
+            seccomp = stack.enter_context(staged_profile(source, estate.directory, engine.machine))
+        except ConfigurationError as error:
+            problems += [str(error), RESTORE]
     try:
         programs = await own_programs(settings, engine)
     except ConfigurationError as error:
@@ -331,14 +334,18 @@ async def _verified(
 
 
 async def _prove(provider: DockerProvider, settings: Settings, missing: Mapping[Measure, str]) -> None:
-    """Have sandboxes show that they are what they should be, and note it in the provider."""
+    """Have sandboxes show that they are what they should be, and note it in the provider.
+
+    Raises:
+        MeasureError: they do not.
+    """
     policy = provider.containers.policy
     seen = dict(await self_test(provider))
     if provider.group is not None:
         try:
             provider.group.require_limits()
         except HardeningError as error:
-            raise ConfigurationError(str(error)) from error
+            raise MeasureError(str(error), {Measure.LIMITS}) from error
     if settings.network == NO_NETWORK:
         seen[Measure.ISOLATION] = seen[Measure.EGRESS] = ("engine",)
     elif Measure.ISOLATION not in policy.without:
@@ -347,48 +354,26 @@ async def _prove(provider: DockerProvider, settings: Settings, missing: Mapping[
         )
         try:
             await provider.isolation.prove()
+        except ConfigurationError as error:
+            raise MeasureError(str(error), {Measure.ISOLATION}) from error
         except (DockerError, SandboxError) as error:
-            raise ConfigurationError(f"isolation of the network {settings.network}: {error}") from error
+            text = f"isolation of the network {settings.network}: {error}"
+            raise MeasureError(text, {Measure.ISOLATION}) from error
         seen[Measure.ISOLATION] = ("packets",)
     if provider.egress is not None:
         try:
             await prove_egress(provider.containers, provider.egress)
+        except ConfigurationError as error:
+            raise MeasureError(str(error), {Measure.EGRESS}) from error
         except (DockerError, SandboxError) as error:
-            raise ConfigurationError(f"egress of the network {settings.network}: {error}") from error
+            text = f"egress of the network {settings.network}: {error}"
+            raise MeasureError(text, {Measure.EGRESS}) from error
         seen[Measure.EGRESS] = ("packets",)
     could_be_had = needless(policy.without, missing)
     notes = [KERNEL_MEMORY, *(NEEDLESS.format(each) for each in could_be_had)]
-    provider.security = status = security_status(policy, missing, seen, notes)
-    if status.failing:
-        raise ConfigurationError(
-            "nothing has shown that these measures hold: "
-            + ", ".join(str(each.measure) for each in status.failing)
+    provider.proved = status = security_status(policy, missing, seen, notes)
+    if failing := [each.measure for each in status.failing]:
+        raise MeasureError(
+            f"nothing has shown that these measures hold: {', '.join(map(str, failing))}", failing
         )
-    _log.info("hardening", holds=[str(each.measure) for each in status.measures if each.holds])
-    if covered := [str(each.measure) for each in status.measures if each.covered]:
-        kind = policy.runtime.kind.title
-        _log.info("measures in whose place a kernel of its own stands", kind=kind, measures=covered)
-    if status.without:
-        _log.warning(
-            "sessions go without measures of hardening",
-            without=list(status.without),
-            could_be_had=[str(each) for each in could_be_had],
-        )
-
-
-async def survey(settings: Settings) -> SecurityStatus:
-    """Return how each measure stands on this host, the missing ones included.
-
-    Raises:
-        ConfigurationError: sandboxes cannot be started at all, or are not what was asked for.
-    """
-    try:
-        async with Docker(settings.docker_host or None) as docker:
-            engine = await read_engine(docker, settings)
-            found = await look_around(docker, engine, settings, this_process())
-    except (ValueError, DockerError) as error:
-        raise ConfigurationError(f"DOCKER_HOST={settings.docker_host}: {error}") from error
-    without = parse_opt_outs(settings.hardening_without) | found.missing.keys()
-    wider = attrs.evolve(settings, hardening_without=tuple(sorted(without)))
-    async with open_docker_provider(wider, found=found) as provider:
-        return as_required(provider.security, settings, found.missing)
+    tell(status, policy.runtime.kind.title, could_be_had)

@@ -2,8 +2,8 @@
 
 The engine takes a profile only as JSON text inside the create call (it refuses a path). It does not look at
 it until the container starts, and takes misspelt names of system calls for calls that this kernel lacks. So
-what can be checked is checked here, before anything starts, on a copy that nobody else can write to. A
-profile that allows by default is no profile.
+what can be checked is checked here, before anything starts, on the text that the engine gets. A profile
+that allows by default is no profile.
 
 The file is in the format of Docker's own profiles, an extension of the OCI runtime specification's
 `linux.seccomp`.
@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import attrs
 
@@ -69,12 +69,18 @@ class SeccompProfile:
         return json.dumps(profile, separators=(",", ":"))
 
 
+RESTORE: Final = "docker/seccomp.json is part of this version: restore it, or install that again"
+"""What to do about a profile that is none."""
+NO_PROFILE: Final = SeccompProfile("", "", frozenset(), frozenset(), frozenset())
+"""Where sessions go without."""
+
+
 @contextmanager
 def staged_profile(source: Path, directory: Path, machine: str) -> Generator[SeccompProfile]:
-    """Copy the profile in `source` to a file of our own (mode 0600), check that, and yield it.
+    """Read the profile in `source`, once, check it, put it into a file of our own (mode 0600), and yield it.
 
     The copy is what an operator can look at while the supervisor runs, whatever becomes of `source`. It is
-    removed on leaving.
+    removed on leaving. It has the very text that the engine gets, so its SHA-256 is the profile's `digest`.
 
     Args:
         source: the profile.
@@ -85,26 +91,35 @@ def staged_profile(source: Path, directory: Path, machine: str) -> Generator[Sec
         ConfigurationError: as `load_profile`, or it is not for that machine, or names a call that Linux does
             not have.
     """
+    profile = profile_for(source, machine)
     try:
         descriptor, name = tempfile.mkstemp(prefix="seccomp-", suffix=".json", dir=directory)
     except OSError as error:
         raise ConfigurationError(f"seccomp profile: cannot be staged: {error}") from error
-    staged = Path(name)
     try:
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(source.read_bytes())
+                file.write(profile.text.encode())
         except OSError as error:
-            raise ConfigurationError(f"seccomp profile {source}: {error.strerror}") from error
-        profile = load_profile(staged, source)
-        problems = [f"Linux has no system call {name!r}" for name in sorted(profile.named - known_calls())]
-        if f"SCMP_ARCH_{machine.upper()}" not in profile.architectures:
-            problems.append(f"archMap: is not for {machine}")
-        if problems:
-            raise ConfigurationError(f"seccomp profile {source}:\n  " + "\n  ".join(problems))
+            raise ConfigurationError(f"seccomp profile: cannot be staged: {error}") from error
         yield profile
     finally:
-        staged.unlink(missing_ok=True)
+        Path(name).unlink(missing_ok=True)
+
+
+def profile_for(source: Path, machine: str) -> SeccompProfile:
+    """Return the profile in `source` for hosts of kind `machine`.
+
+    Raises:
+        ConfigurationError: as in `staged_profile`.
+    """
+    profile = load_profile(source)
+    problems = [f"Linux has no system call {name!r}" for name in sorted(profile.named - known_calls())]
+    if f"SCMP_ARCH_{machine.upper()}" not in profile.architectures:
+        problems.append(f"archMap: is not for {machine}")
+    if problems:
+        raise ConfigurationError(f"seccomp profile {source}:\n  " + "\n  ".join(problems))
+    return profile
 
 
 def known_calls() -> frozenset[str]:
@@ -113,30 +128,25 @@ def known_calls() -> frozenset[str]:
     return frozenset(line for line in lines if line and not line.startswith("#"))
 
 
-def load_profile(path: Path, source: Path | None = None) -> SeccompProfile:
+def load_profile(path: Path) -> SeccompProfile:
     """Read and check the profile in `path`.
-
-    Args:
-        path: of the file.
-        source: what it is a copy of, and complaints are about.
 
     Raises:
         ConfigurationError: it cannot be read, or is not a profile that denies by default; everything that is
             wrong is named.
     """
-    shown = source or path
     try:
         data = path.read_bytes()
         if len(data) > _MAX_PROFILE:
-            raise ConfigurationError(f"seccomp profile {shown}: longer than {_MAX_PROFILE} bytes")
+            raise ConfigurationError(f"seccomp profile {path}: longer than {_MAX_PROFILE} bytes")
         profile: Any = json.loads(data)
     except OSError as error:
-        raise ConfigurationError(f"seccomp profile {shown}: {error.strerror}") from error
+        raise ConfigurationError(f"seccomp profile {path}: {error.strerror}") from error
     except ValueError as error:
-        raise ConfigurationError(f"seccomp profile {shown}: not JSON: {error}") from error
+        raise ConfigurationError(f"seccomp profile {path}: not JSON: {error}") from error
     problems = _problems(profile)
     if problems:
-        raise ConfigurationError(f"seccomp profile {shown}:\n  " + "\n  ".join(problems))
+        raise ConfigurationError(f"seccomp profile {path}:\n  " + "\n  ".join(problems))
     rules = [{key: value for key, value in rule.items() if key != "comment"} for rule in profile["syscalls"]]
     text = json.dumps({**profile, "syscalls": rules}, separators=(",", ":"))
     allowed = frozenset(

@@ -1,8 +1,4 @@
-"""What hardening there is, measure by measure: from what was asked for, what was missing and what was seen.
-
-`survey` is the operator's `check`: it opens the provider without what cannot be had here, so that everything
-else is verified all the same, and says which of the missing measures are required.
-"""
+"""What hardening there is, measure by measure: by what was asked for, what was missing, what was seen."""
 
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -11,6 +7,7 @@ import attrs
 
 from supervisor.errors import ConfigurationError
 from supervisor.measures import OPTIONAL, Measure, MeasureStatus, SecurityStatus, parse_opt_outs
+from supervisor.observability.log import get_logger
 from supervisor.sandbox.apparmor import GATE_PROFILE
 from supervisor.sandbox.landlock import kernel_version
 from supervisor.sandbox.network import NO_NETWORK
@@ -18,7 +15,10 @@ from supervisor.sandbox.policy import HardeningPolicy
 from supervisor.settings import Settings
 from supervisor.settings.knob import MIB
 
+_log = get_logger("sandbox")
+
 GONE_WITHOUT: Final = "gone without (HARDENING_WITHOUT)"
+NOT_SEEN: Final = "not seen, as no sandbox starts"
 
 # What the engine's answer is compared for with every container.
 _SHOWN_BY_ENGINE: Final = frozenset(
@@ -118,6 +118,36 @@ def as_required(status: SecurityStatus, settings: Settings, missing: Mapping[Mea
     return attrs.evolve(status, initialized=not status.failing)
 
 
+def unseen(settings: Settings, missing: Mapping[Measure, str], problem: str) -> SecurityStatus:
+    """Return how things stand where no sandbox starts, so that nothing could show what holds.
+
+    Args:
+        settings: say what is required.
+        missing: what is known not to hold, or not to be had here, and why.
+        problem: why none starts.
+    """
+    without = parse_opt_outs(settings.hardening_without)
+    measures = tuple(
+        MeasureStatus(each, each not in without, False, (), missing.get(each, NOT_SEEN)) for each in Measure
+    )
+    return SecurityStatus(False, measures, tuple(sorted(map(str, without))), obstacles=(problem,))
+
+
+def tell(status: SecurityStatus, kind: str, could_be_had: Iterable[Measure]) -> None:
+    """Put into the log what holds, what the kernel of a runtime of that `kind` covers, and what is gone
+    without.
+    """
+    _log.info("hardening", holds=[str(each.measure) for each in status.measures if each.holds])
+    if covered := [str(each.measure) for each in status.measures if each.covered]:
+        _log.info("measures in whose place a kernel of its own stands", kind=kind, measures=covered)
+    if status.without:
+        _log.warning(
+            "sessions go without measures of hardening",
+            without=list(status.without),
+            could_be_had=[str(each) for each in could_be_had],
+        )
+
+
 def table(status: SecurityStatus) -> str:
     """Return the measures as a table for people."""
     rows = [("measure", "required", "applied", "verified by", "how")]
@@ -127,7 +157,7 @@ def table(status: SecurityStatus) -> str:
             "yes" if each.required else "no",
             "yes" if each.applied else "covered" if each.covered else "NO" if each.required else "no",
             ", ".join(each.verified) or "-",
-            each.how,
+            " ".join(each.how.split()),
         )
         for each in status.measures
     ]
@@ -136,7 +166,8 @@ def table(status: SecurityStatus) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip()
         for row in rows
     ]
-    return "\n".join([*lines, *(f"note: {note}" for note in status.notes)])
+    lines += [f"note: {note}" for note in status.notes]
+    return "\n".join([*lines, *(f"no session starts: {obstacle}" for obstacle in status.obstacles)])
 
 
 def opt_out_lines(status: SecurityStatus) -> list[str]:
@@ -144,8 +175,12 @@ def opt_out_lines(status: SecurityStatus) -> list[str]:
     reasons.
 
     Raises:
-        ConfigurationError: something fails that cannot be gone without.
+        ConfigurationError: something fails that cannot be gone without, or going without would not help.
     """
+    if status.obstacles:
+        raise ConfigurationError(
+            "no session starts here, whatever is gone without:\n  " + "\n  ".join(status.obstacles)
+        )
     stuck = [each for each in status.failing if each.measure not in OPTIONAL]
     if stuck:
         raise ConfigurationError(
@@ -156,6 +191,6 @@ def opt_out_lines(status: SecurityStatus) -> list[str]:
     return [
         "# What of the hardening this host could not have when `terminal-supervisor check` looked, and why.",
         "# Take a name out of the list as soon as it can; `check` says how things stand.",
-        *(f"#   {each.measure}: {each.how}" for each in status.failing),
+        *(f"#   {each.measure}: {' '.join(each.how.split())}" for each in status.failing),
         f"HARDENING_WITHOUT={','.join(names)}",
     ]

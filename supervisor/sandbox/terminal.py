@@ -145,7 +145,7 @@ class SandboxProvider(Protocol):
 
     @property
     def security(self) -> SecurityStatus:
-        """What hardening its sandboxes have."""
+        """What hardening its sandboxes have now."""
         ...
 
     @property

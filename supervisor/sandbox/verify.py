@@ -15,7 +15,7 @@ import attrs
 import trio
 
 from supervisor.engine import Docker, DockerConnectionError, DockerError, DockerTimeoutError
-from supervisor.errors import ConfigurationError, SandboxError
+from supervisor.errors import ConfigurationError, HardeningError, MeasureError, SandboxError
 from supervisor.measures import Measure
 from supervisor.provision.compiler import machine_name
 from supervisor.provision.gate import build_gate, build_netprobe
@@ -219,7 +219,7 @@ async def self_test(provider: DockerProvider) -> Mapping[Measure, tuple[str, ...
     on. Returns by whose word each measure was seen to hold in it.
 
     Raises:
-        ConfigurationError: a step failed, or took too long; the text says which.
+        MeasureError: a step failed, or took too long; the text says which.
     """
     step = "starting a sandbox"
     try:
@@ -243,7 +243,8 @@ async def self_test(provider: DockerProvider) -> Mapping[Measure, tuple[str, ...
                 raise SandboxError(f"{container!r} could not be removed")
             return verified
     except (SandboxError, DockerError, trio.BrokenResourceError, trio.TooSlowError) as error:
-        raise ConfigurationError(f"self-test, {step}: {_explanation(error)}") from error
+        blamed = error.measures if isinstance(error, HardeningError) else ()
+        raise MeasureError(f"self-test, {step}: {_explanation(error)}", blamed) from error
 
 
 def _explanation(error: BaseException) -> str:

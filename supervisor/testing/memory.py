@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import trio
 
-from supervisor.measures import NO_SECURITY
+from supervisor.measures import NO_SECURITY, SecurityStatus
 from supervisor.sandbox.terminal import ExitStatus, LeaseRequest, Terminal
 
 
@@ -133,13 +133,12 @@ class MemoryProvider:
         leased: how many are out now.
         start_delay: seconds that a start takes.
         failure: raised instead of a start, when set.
-        unavailable: see `SandboxProvider`.
+        unavailable, security: see `SandboxProvider`.
         counted: whether its terminals' shells say what they start.
     """
 
     name = "memory"
     isolated = True
-    security = NO_SECURITY
 
     def __init__(self) -> None:
         self.terminals: list[MemoryTerminal] = []
@@ -147,6 +146,7 @@ class MemoryProvider:
         self.start_delay = 0.0
         self.failure: Exception | None = None
         self.unavailable: str | None = None
+        self.security: SecurityStatus = NO_SECURITY
         self.counted = False
 
     def lease(self, request: LeaseRequest) -> AbstractAsyncContextManager[Terminal]:  # noqa: D102

@@ -2,6 +2,8 @@
 
 import json
 import subprocess
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,12 @@ from supervisor.attacks.cell import parsed
 from supervisor.attacks.markdown import BEGIN, END, table
 from supervisor.attacks.report import Report
 from supervisor.attacks.run import attacker_program, chosen, run
-from supervisor.attacks.witness import Echo
+from supervisor.attacks.witness import ALLOWANCE, FACTOR, LONGEST, Echo, witness
+from supervisor.cli import main
 from supervisor.errors import ConfigurationError
 from supervisor.measures import OPTIONAL, Measure
+from supervisor.sandbox.terminal import LeaseRequest, Terminal
+from supervisor.testing.memory import MemoryProvider, MemoryTerminal
 
 __all__ = ["_impediment", "capable"]
 
@@ -44,6 +49,7 @@ async def test_all_attacks(request: pytest.FixtureRequest, capable: None) -> Non
     impossible = {each for row in report.rows for each in row.untried}
     assert impossible <= set(map(Measure, opt_outs())) | {Measure.LANDLOCK, Measure.EGRESS}
     assert report.meanwhile.keys > 50, "another session went on working"
+    assert report.disturbed == []
     assert json.loads(json.dumps(report.as_json()))["counted"] == len(report.counted)
 
 
@@ -85,6 +91,77 @@ def test_what_a_host_has_nothing_against_is_said() -> None:
     assert Report([exposed], echo, echo).as_json()["exposed"] == ["server"]
     assert "SUCCEED" not in str(Report([stopped, broken], echo, echo))
     assert "NOT STOPPED: server" in str(Report([broken], echo, echo))
+
+
+def echoes(median: float, longest: float = 0.0) -> Echo:
+    """Return an echo of those milliseconds."""
+    return Echo(100, median, median, max(median, longest))
+
+
+@pytest.mark.parametrize(
+    ("before", "meanwhile", "told"),
+    [
+        (echoes(1.0), echoes(1.0), []),
+        (echoes(1.0), echoes(FACTOR + ALLOWANCE, LONGEST), []),
+        (echoes(30.0), echoes(300.0), []),
+        (echoes(1.0), echoes(FACTOR + ALLOWANCE + 0.1), ["its median echo took 110.1 ms"]),
+        (echoes(1.0), echoes(1.0, LONGEST + 1), ["it waited 10001 ms for a key"]),
+        (echoes(1.0), echoes(500.0, 2 * LONGEST), ["its median echo", "it waited 20000 ms"]),
+        (echoes(1.0), Echo.of([]), ["no key of it was echoed"]),
+        (Echo.of([]), echoes(1.0), ["its median echo"]),
+    ],
+)
+def test_a_run_in_which_another_session_was_affected_fails(
+    before: Echo, meanwhile: Echo, told: list[str]
+) -> None:
+    report = Report([], before, meanwhile)
+    assert report.passed is not bool(told)
+    assert len(report.disturbed) == len(told)
+    for part, sentence in zip(told, report.disturbed, strict=True):
+        assert sentence.startswith(part)
+        assert f"ANOTHER SESSION WAS AFFECTED: {sentence}" in str(report)
+    assert report.as_json()["disturbed"] == report.disturbed
+
+
+@pytest.mark.parametrize("disturbed", [False, True])
+def test_the_exit_status_tells(disturbed: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def pretend(_settings: object, _attacks: object) -> Report:
+        return Report([], echoes(1.0), echoes(1.0, 2 * LONGEST if disturbed else 0.0))
+
+    monkeypatch.setattr("supervisor.attacks.run.run", pretend)
+    monkeypatch.chdir(tmp_path)
+    assert main(["attack", "--no-setup"]) == int(disturbed)
+
+
+async def test_a_key_that_is_never_echoed_counts(autojump_clock: trio.testing.MockClock) -> None:
+    class Mute(MemoryTerminal):
+        """Echoes until it is told to be silent."""
+
+        silent = False
+
+        async def send_all(self, data: bytes) -> None:
+            await super().send_all(data)
+            if not self.silent:
+                await self.print(data)
+
+    terminals: list[Mute] = []
+
+    class Provider(MemoryProvider):
+        @asynccontextmanager
+        async def _lease(self, request: LeaseRequest) -> AsyncGenerator[Terminal]:
+            terminals.append(Mute(request))
+            await terminals[0].print(b"$ ")
+            yield terminals[0]
+
+    provider = Provider()
+    async with witness(provider, {}) as watched:
+        assert watched.before.keys > 10
+        await trio.sleep(5)
+        assert Report([], watched.before, watched.meanwhile).passed
+        terminals[0].silent = True
+        await trio.sleep(20)
+        (told,) = Report([], watched.before, watched.meanwhile).disturbed
+        assert told.startswith("it waited ")
 
 
 def test_what_the_attacker_says() -> None:

@@ -29,6 +29,7 @@ from supervisor.egress import nftables
 from supervisor.egress.events import EgressEvent
 from supervisor.engine import Docker
 from supervisor.errors import ConfigurationError, SandboxError
+from supervisor.measures import Measure
 from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.network import ensure_network
 from supervisor.sandbox.network_command import network_down, network_status, network_up
@@ -199,28 +200,36 @@ async def test_a_host_that_forwards_nothing_has_sessions_all_the_same(
             assert found == [ENDPOINT, f"outside {ENDPOINT} 443"]
 
 
+def told(pool: WarmPool) -> tuple[bool, bool]:
+    """Return what is said: whether egress is filtered, and whether the network is ready."""
+    return pool.security.holds(Measure.EGRESS), pool.security.network_ready
+
+
 async def test_flushed_rules_stop_new_sessions_cold_and_warm(
     request: pytest.FixtureRequest, network_name: str, outside: list[str]
 ) -> None:
     settings = egress_settings(request, network_name)
     with trio.fail_after(LIMIT):
-        async with open_docker_provider(settings, verify=False) as provider:
+        async with open_docker_provider(settings) as provider:
             watch = provider.egress
             assert watch is not None
             pool = WarmPool(provider, 1, 600.0, 600.0)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pool.run)
                 await until_waiting(pool, 1)
+                assert told(pool) == (True, True)
                 await nftables.remove(watch.plan)
                 with trio.fail_after(settings.reconcile_interval + PATIENCE):
                     while watch.problem is None:
                         await trio.sleep(0.01)
+                assert told(pool) == (False, False)
                 for each in (pool, provider):
                     with pytest.raises(SandboxError, match="not safe"):
                         async with each.lease(REQUEST):
                             pass
                 assert pool.statistics().waiting == 1
                 await watch.wait_ready()
+                assert told(pool) == (True, True)
                 async with pool.lease(REQUEST):
                     assert pool.statistics().warm == 1
                 nursery.cancel_scope.cancel()

@@ -29,7 +29,8 @@ from supervisor.errors import ConfigurationError
 from supervisor.measures import Measure
 from supervisor.provision.host import find_program
 from supervisor.sandbox.docker import DockerProvider
-from supervisor.sandbox.providers import open_docker_provider, survey
+from supervisor.sandbox.providers import open_docker_provider
+from supervisor.sandbox.survey import survey
 from supervisor.sandbox.terminal import LeaseRequest, Terminal
 from supervisor.settings import Settings
 

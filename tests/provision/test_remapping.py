@@ -1,3 +1,4 @@
+import io
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from provision.users import IN_USER_NAMESPACE
 from supervisor.provision import remapping
 from supervisor.provision.daemon import EnginePaths
 from supervisor.provision.host import find_program
+from supervisor.provision.report import Report, Step
 
 USERS = Path(__file__).with_name("users.py")
 
@@ -115,9 +117,14 @@ def test_a_map_of_ids(id_map: str, has: bool) -> None:
 
 
 def test_roots_share_is_raised_and_never_lowered(tmp_path: Path) -> None:
-    limit = tmp_path / "max_user_instances"
+    limit = tmp_path / "sys/fs/inotify/max_user_instances"
+    limit.parent.mkdir(parents=True)
+    said = io.StringIO()
+    step = Step(Report(said), "engine")
+    remapping.raise_shares(step, tmp_path)
+    assert said.getvalue() == "", "this kernel has no such limit"
     for before, after in (("128\n", "8192\n"), ("65536\n", "65536\n")):
         limit.write_text(before)
-        remapping.raise_shares(limit)
+        remapping.raise_shares(step, tmp_path)
         assert limit.read_text() == after
-    remapping.raise_shares(tmp_path / "nowhere")
+    assert said.getvalue().split() == ["engine", "fs.inotify.max_user_instances", "128", "→", "8192"]

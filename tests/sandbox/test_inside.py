@@ -18,7 +18,7 @@ from supervisor.measures import Measure
 from supervisor.provision.compiler import docker_directory
 from supervisor.sandbox import inside as inside_module
 from supervisor.sandbox.docker import DockerProvider
-from supervisor.sandbox.inside import Verdict, judge
+from supervisor.sandbox.inside import Verdict, judge, require
 from supervisor.sandbox.policy import HardeningPolicy
 from supervisor.sandbox.providers import open_docker_provider
 from supervisor.sandbox.runtimes import Runtime
@@ -168,6 +168,29 @@ def test_what_is_broken_is_named(
     policy: HardeningPolicy, changes: dict[str, bytes | int], complaint: str
 ) -> None:
     assert complaint in found(judge(policy, seen(**changes), outside(seen()), OURS))
+
+
+@pytest.mark.parametrize(
+    ("name", "blamed"),
+    [
+        ("no filter", {Measure.SECCOMP}),
+        ("unconfined", {Measure.APPARMOR}),
+        ("no user namespace", {Measure.USERNS}),
+        ("another PTY", {Measure.LANDLOCK}),
+        ("memory", {Measure.LIMITS}),
+        ("somebody else's", {Measure.NAMESPACES}),
+    ],
+)
+def test_what_is_to_blame_is_known_by_its_measure(
+    policy: HardeningPolicy, name: str, blamed: set[Measure]
+) -> None:
+    (changes,) = [row[1] for row in BROKEN if row[0] == name]
+    ours = {**OURS, "user": outside(seen()).namespaces["user"]} if blamed == {Measure.USERNS} else OURS
+    verdict = judge(policy, seen(**changes), outside(seen()), ours)
+    assert verdict.failing == blamed
+    with pytest.raises(HardeningError) as caught:
+        require(verdict)
+    assert caught.value.measures == blamed
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import trio
 
 from sandbox.conftest import docker_settings, until_waiting
 from supervisor.errors import ConfigurationError, SandboxError
+from supervisor.measures import Measure
 from supervisor.sandbox import isolation_watch
 from supervisor.sandbox.isolation_watch import Grounds, IsolationWatch, rules_about
 from supervisor.sandbox.pool import WarmPool
@@ -138,6 +139,11 @@ async def test_a_host_that_cannot_start_a_process_stops_nobody_for_a_while(
         await isolation_watch.look_at_grounds("br-1")
 
 
+def told(pool: WarmPool) -> tuple[bool, bool]:
+    """Return what is said: whether it isolates, and whether the network is ready."""
+    return pool.security.holds(Measure.ISOLATION), pool.security.network_ready
+
+
 def firewall(*arguments: str) -> None:
     subprocess.run(["iptables", "-w", *arguments], check=True, timeout=20)
 
@@ -165,10 +171,12 @@ async def test_a_rule_that_lets_them_through_stops_new_sessions(
                             async with each.lease(REQUEST):
                                 pass
                     assert provider.unavailable
+                    assert told(pool) == (False, False)
                 finally:
                     firewall("-D", *through)
                 while watch.problem is not None:
                     await trio.sleep(0.05)
+                assert told(pool) == (True, True)
                 async with provider.lease(REQUEST):
                     pass
                 nursery.cancel_scope.cancel()

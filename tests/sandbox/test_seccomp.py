@@ -2,6 +2,7 @@
 profile.
 """
 
+import hashlib
 import json
 import stat
 from pathlib import Path
@@ -11,12 +12,14 @@ import attrs
 import pytest
 import trio
 
-from sandbox.conftest import execute
+from sandbox.conftest import IMAGE, execute
 from supervisor.errors import ConfigurationError
 from supervisor.provision.compiler import compile_static, docker_directory
 from supervisor.sandbox.docker import DockerProvider
-from supervisor.sandbox.policy import Mount
+from supervisor.sandbox.policy import HardeningPolicy, Mount
+from supervisor.sandbox.runtimes import Runtime
 from supervisor.sandbox.seccomp import load_profile, staged_profile
+from supervisor.settings import Settings
 
 PROFILE = docker_directory() / "seccomp.json"
 EPERM, ENOSYS, KILLED = 1, 38, 128 + 31  # SIGSYS
@@ -261,6 +264,10 @@ def test_staged(tmp_path: Path) -> None:
         (staged,) = tmp_path.iterdir()
         assert stat.S_IMODE(staged.stat().st_mode) == 0o600
         assert load_profile(staged) == profile == load_profile(PROFILE)
+        policy = HardeningPolicy.from_settings(Settings(), IMAGE, profile, Runtime("runc"))
+        handed = policy.to_create_config(["/gate"], labels={})["HostConfig"]["SecurityOpt"]
+        assert f"seccomp={staged.read_text()}" in handed, "it is the text that the engine gets"
+        assert hashlib.sha256(staged.read_bytes()).hexdigest() == profile.digest, "and whose hash is told"
     assert list(tmp_path.iterdir()) == []
 
 
