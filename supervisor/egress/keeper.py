@@ -137,7 +137,7 @@ class Keeper:
         """Empty the resolver's sets in turn; see `rules`."""
         for name in itertools.cycle(ANSWERED):
             await trio.sleep(self.plan.address_life)
-            while not await self._emptied(name):
+            while not await self._emptied(name):  # noqa: ASYNC110 - nobody tells when nft can again
                 await trio.sleep(self.plan.check_interval)
 
     async def _emptied(self, name: str) -> bool:

@@ -12,7 +12,9 @@ from supervisor.errors import ConfigurationError
 
 _DEADLINE: Final = 30.0  # seconds for one call: ten milliseconds, and the first has the kernel load modules
 _CHANGING: Final = frozenset({"handle", "packets", "bytes"})  # keys that change by themselves
-_FILLED: Final = frozenset({*ANSWERED, "asking", "talkative", "talkative_by_ipv6"})  # sets that the traffic fills
+_FILLED: Final = frozenset(
+    {*ANSWERED, "asking", "talkative", "talkative_by_ipv6"}
+)  # sets that the traffic fills
 
 
 async def apply(text: str) -> None:
