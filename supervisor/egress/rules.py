@@ -136,7 +136,7 @@ table inet {plan.table} {{
         meta nfproto ipv6 goto deny_ipv6
         # Who is denied often is heard of now and then, and takes nobody else's place in the log.
         update @talkative {{ ip saddr limit rate over 5/second burst 20 packets }} drop
-        ct state established,related log prefix "{NOT_REDIRECTED}" {log} drop
+        ct state established log prefix "{NOT_REDIRECTED}" {log} drop
         log {log}
         drop
     }}
@@ -155,8 +155,8 @@ table inet {plan.table} {{
         meta nfproto ipv6 goto deny
         # Only what was redirected goes on: a connection from before these rules was not.
         ct state established,related ct status dnat accept
-        ct state established,related goto deny
-        # What fits no connection, a late reset above all, is no attempt at one.
+        ct state established goto deny
+        # What fits no connection, a late reset above all, is no attempt at one, nor is an error by ICMP.
         ct state != new counter name denied drop
         ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport 53 goto ask
         ip daddr @forbidden goto deny
@@ -177,6 +177,8 @@ table inet {plan.table} {{
     chain arrival {{
         type filter hook input priority filter - 1; policy accept;
         iifname {bridge} ct status dnat meta l4proto {{ tcp, udp }} th dport {{ {helpers} }} accept
+        # That nobody waits for an answer any more, say.
+        iifname {bridge} ct state related counter name denied drop
         iifname {bridge} goto deny
         iifname != "lo" ip daddr {gateway} meta l4proto {{ tcp, udp }} th dport {{ {helpers} }} drop
     }}

@@ -16,7 +16,7 @@ import pytest
 import trio
 import trustme
 
-from egress.world import GATEWAY, SESSIONS, World, world
+from egress.world import GATEWAY, SESSIONS, VISITOR, World, world
 from supervisor.attacks.outside import (
     CDN,
     ENDPOINT,
@@ -187,6 +187,29 @@ async def test_what_a_kernel_sends_unasked_by_ipv6_is_no_denial(scene: World) ->
                 await trio.sleep(0.02)
             assert await scene.attempts(("tcp", UNLISTED, 80, ""))
             while not events:
+                await trio.sleep(0.01)
+    assert {event.destination for event in events} == {UNLISTED}
+
+
+async def test_an_answer_that_nobody_waits_for_any_more_is_no_denial(scene: World) -> None:
+    """The session's kernel says so, by ICMP, to the resolver."""
+    client = f"""
+import socket, sys
+sys.path.insert(0, {str(VISITOR.parent)!r})
+from visitor import question
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+    asking.sendto(question("{LISTED}"), ("{GATEWAY}", 53))
+"""
+    events: list[EgressEvent] = []
+    with trio.fail_after(40):
+        async with scene.kept(scene.plan()) as watch:
+            watch.listen(events.append)
+            denied = await nftables_denied(scene, watch)
+            await trio.run_process([*scene.sessions[0], sys.executable, "-c", client])
+            while await nftables_denied(scene, watch) <= denied:
+                await trio.sleep(0.02)
+            assert await scene.attempts(("tcp", UNLISTED, 80, ""))
+            while not any(event.destination == UNLISTED for event in events):
                 await trio.sleep(0.01)
     assert {event.destination for event in events} == {UNLISTED}
 
