@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 import zlib
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from typing import Final, final
 
 import trio
@@ -31,14 +31,22 @@ _ERROR = 2  # NLMSG_ERROR
 _CFG_COMMAND, _CFG_MODE, _CFG_THRESHOLD = 1, 2, 5
 _BIND = 1
 _COPY_PACKET = 2
-_PAYLOAD = 9
+_HARDWARE, _PAYLOAD, _PREFIX = 8, 9, 10  # NFULA_HWADDR, NFULA_PAYLOAD, NFULA_PREFIX
+_NEIGHBOUR = 135  # ICMPv6: who has the address that is asked for? RFC 4861, 4.3
 _FIRST_GROUP, _GROUPS, _ATTEMPTS = 1024, 60000, 16
-_PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
+_ICMPV6: Final = 58
+_PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", _ICMPV6: "icmpv6"}
 _FORBIDDEN: Final = tuple(ipaddress.IPv4Network(block) for block in FORBIDDEN)
 
 
-def parse_packet(packet: bytes) -> EgressEvent | None:
-    """Return what the first bytes of an IP packet say; None when there are too few."""
+def parse_packet(packet: bytes, told: str = "", hardware: str = "") -> EgressEvent | None:
+    """Return what the first bytes of an IP packet say; None when there are too few.
+
+    Args:
+        packet: the bytes.
+        told: why it was denied, if the rules say so.
+        hardware: whose it is on its Ethernet.
+    """
     if len(packet) < 20:
         return None
     source: ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -52,11 +60,15 @@ def parse_packet(packet: bytes) -> EgressEvent | None:
         header, protocol = 40, packet[6]
         source, destination = (ipaddress.IPv6Address(packet[start : start + 16]) for start in (8, 24))
         forbidden = False
+        if protocol == _ICMPV6 and len(packet) >= 64 and packet[40] == _NEIGHBOUR:
+            destination = ipaddress.IPv6Address(packet[48:64])
     else:
         return None
     ports = packet[header : header + 4]
     port = int.from_bytes(ports[2:4], "big") if protocol in {6, 17} and len(ports) == 4 else 0
-    if destination.version == 6:
+    if told:
+        reason = told
+    elif destination.version == 6:
         reason = "IPv6"
     elif port == 53:
         reason = "another resolver, or too many questions"
@@ -66,7 +78,14 @@ def parse_packet(packet: bytes) -> EgressEvent | None:
         reason = "neither TCP nor DNS"
     else:
         reason = "a port or an address that is not listed"
-    return EgressEvent(str(source), str(destination), _PROTOCOLS.get(protocol, str(protocol)), port, reason)
+    return EgressEvent(
+        str(source),
+        str(destination),
+        _PROTOCOLS.get(protocol, str(protocol)),
+        port,
+        reason,
+        hardware=hardware if source.version == 6 else "",
+    )
 
 
 @final
@@ -123,8 +142,10 @@ class DeniedPackets:
     async def events(self) -> AsyncGenerator[EgressEvent]:
         """Yield denials as they come, for ever."""
         while True:
-            for packet in _packets(await next_datagram(self._socket)):
-                if denial := parse_packet(packet):
+            for logged in _logged(await next_datagram(self._socket)):
+                told = logged.get(_PREFIX, b"").rstrip(b"\0").decode(errors="replace")
+                hardware = _hardware(logged.get(_HARDWARE, b""))
+                if denial := parse_packet(logged.get(_PAYLOAD, b""), told, hardware):
                     yield denial
 
 
@@ -142,18 +163,25 @@ def _configure(plain: socket.socket, group: int, attribute: bytes) -> int:
             return -int(struct.unpack_from("=i", data, _MESSAGE.size)[0])
 
 
-def _packets(data: bytes) -> Iterator[bytes]:
+def _hardware(value: bytes) -> str:
+    """Return an address of Ethernet as engines write it, empty if it is none (nfulnl_msg_packet_hw)."""
+    return value[4:10].hex(":") if value[:2] == b"\0\6" else ""
+
+
+def _logged(data: bytes) -> Iterator[Mapping[int, bytes]]:
+    """Yield each packet that is reported, by attributes."""
     while len(data) >= _MESSAGE.size:
         length, kind = _MESSAGE.unpack_from(data)[:2]
         if length < _MESSAGE.size:
             return
         if kind == _PACKET:
+            found: dict[int, bytes] = {}
             attributes = data[_MESSAGE.size + _GENERIC.size : length]
             while len(attributes) >= _ATTRIBUTE.size:
                 size, name = _ATTRIBUTE.unpack_from(attributes)
                 if size < _ATTRIBUTE.size:
                     return
-                if name & 0x3FFF == _PAYLOAD:
-                    yield attributes[_ATTRIBUTE.size : size]
+                found[name & 0x3FFF] = attributes[_ATTRIBUTE.size : size]
                 attributes = attributes[size + -size % 4 :]
+            yield found
         data = data[length + -length % 4 :]

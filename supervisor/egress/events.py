@@ -17,13 +17,14 @@ class EgressEvent:
     """A packet, a name or a connection that was denied; or a connection that was let through.
 
     Attributes:
-        source: address of the session's container.
+        source: address that it came from.
         destination: whom it was for; empty where only a name is known.
         protocol: `tcp`, `udp`, `icmp`, ... or a number; `dns` and `tls` for what those were asked.
         port: destination port; 0 where there is none.
         reason: why it was denied, in words; empty when it was not.
         name: that was asked for, where there was one.
         untold: events of the same session since the last one that were not told.
+        hardware: address of the container's device, where its `source` is of its own choice (IPv6).
     """
 
     source: str
@@ -33,6 +34,12 @@ class EgressEvent:
     reason: str = ""
     name: str = ""
     untold: int = 0
+    hardware: str = ""
+
+    @property
+    def sender(self) -> str:
+        """The address by which the container is known."""
+        return self.hardware or self.source
 
     @property
     def denied(self) -> bool:
@@ -52,10 +59,10 @@ class Throttle:
     def passed(self, event: EgressEvent) -> EgressEvent | None:
         """Return the event as it is to be told, or None."""
         now = trio.current_time()
-        left, then, untold = self._sources.pop(event.source, (float(EVENTS_AT_ONCE), now, 0))
+        left, then, untold = self._sources.pop(event.sender, (float(EVENTS_AT_ONCE), now, 0))
         left = min(EVENTS_AT_ONCE, left + (now - then) * EVENTS_PER_SECOND)
         told = left >= 1
-        self._sources[event.source] = (left - 1, now, 0) if told else (left, now, untold + 1)
+        self._sources[event.sender] = (left - 1, now, 0) if told else (left, now, untold + 1)
         if len(self._sources) > _MOST_SOURCES:
             self._sources.popitem(last=False)
         return attrs.evolve(event, untold=untold) if told else None

@@ -12,6 +12,7 @@ changes (null: all is well), and `{"event": …}` for what was denied and let th
 root, ends it. The socket is root's and open to the group of those who may use the engine.
 """
 
+import itertools
 import json
 import os
 import resource
@@ -32,7 +33,7 @@ from supervisor.egress.events import EgressEvent, Throttle
 from supervisor.egress.keeper_files import DIRECTORY, give_up, log_path, socket_path, take
 from supervisor.egress.relay import Relay
 from supervisor.egress.resolver import Resolver
-from supervisor.egress.rules import Plan, ruleset
+from supervisor.egress.rules import ANSWERED, Plan, ruleset
 from supervisor.errors import ConfigurationError
 from supervisor.observability.log import configure_logging, get_logger
 
@@ -98,6 +99,7 @@ class Keeper:
             await nursery.start(relay.run)
             nursery.start_soon(resolver.run)
             nursery.start_soon(self._look, packets.group, resolver)
+            nursery.start_soon(self._forget_addresses)
             nursery.start_soon(self._report, packets)
             if not self._stay:
                 nursery.start_soon(self._give_up)
@@ -130,6 +132,22 @@ class Keeper:
             self._note("rules", f"{problem}; they are back, and watched for {self.plan.check_interval:g} s")
         except ConfigurationError as error:
             self._note("rules", f"{problem}, and cannot be put back: {error}")
+
+    async def _forget_addresses(self) -> None:
+        """Empty the resolver's sets in turn; see `rules`."""
+        for name in itertools.cycle(ANSWERED):
+            await trio.sleep(self.plan.address_life)
+            while not await self._emptied(name):  # noqa: ASYNC110 - nobody tells when nft can again
+                await trio.sleep(self.plan.check_interval)
+
+    async def _emptied(self, name: str) -> bool:
+        try:
+            await nftables.empty(self.plan, name)
+        except ConfigurationError as error:
+            self._note("addresses", f"what was answered long ago is still let through: {error}")
+            return False
+        self._note("addresses", None)
+        return True
 
     async def _report(self, packets: DeniedPackets) -> None:
         async for event in packets.events():

@@ -7,12 +7,14 @@ from typing import Any, Final, cast
 import trio
 
 from supervisor.egress.host import program
-from supervisor.egress.rules import PREFIX, Plan
+from supervisor.egress.rules import ANSWERED, PREFIX, Plan
 from supervisor.errors import ConfigurationError
 
 _DEADLINE: Final = 30.0  # seconds for one call: ten milliseconds, and the first has the kernel load modules
 _CHANGING: Final = frozenset({"handle", "packets", "bytes"})  # keys that change by themselves
-_FILLED: Final = frozenset({"allowed", "asking", "talkative"})  # sets that the traffic fills
+_FILLED: Final = frozenset(
+    {*ANSWERED, "asking", "talkative", "talkative_by_ipv6"}
+)  # sets that the traffic fills
 
 
 async def apply(text: str) -> None:
@@ -69,6 +71,15 @@ async def listing(plan: Plan) -> str | None:
     except NftError:
         return None
     return json.dumps([_lasting(entry) for entry in shown["nftables"]], sort_keys=True)
+
+
+async def empty(plan: Plan, name: str) -> None:
+    """Empty one set of the table of `plan`.
+
+    Raises:
+        ConfigurationError: there is none, or nft is missing.
+    """
+    await apply(f"flush set inet {plan.table} {name}\n")
 
 
 async def denied_packets(plan: Plan) -> int:

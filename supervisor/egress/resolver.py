@@ -1,9 +1,10 @@
 """The sessions' resolver: dnsmasq, which answers for listed names only and puts their addresses into the
-rules' set.
+rules' sets.
 
 dnsmasq cannot tell "all below a name" from "that name too", so it answers for both; the relay is exact. It
 caches nothing: it adds addresses when an answer arrives from outside, never when it answers from its cache,
-and so each answer that a session gets is in the set when it gets it. Everything else does not exist
+and so each answer that a session gets is in the sets when it gets it, and is forgotten by the session, if it
+heeds the time to live, before it leaves the last of them. Everything else does not exist
 (NXDOMAIN, so that programs give up at once), and is reported.
 """
 
@@ -23,13 +24,13 @@ import trio
 from supervisor.egress.events import EgressEvent
 from supervisor.egress.host import program
 from supervisor.egress.names import AllowList
-from supervisor.egress.rules import ADDRESS_LIFE, RESOLVER_PORT, Plan
+from supervisor.egress.rules import ANSWERED, RESOLVER_PORT, Plan
 from supervisor.observability.log import get_logger
 
 _log = get_logger("egress")
 
 LONGEST_TTL: Final = 300
-"""Seconds for which programs may remember an answer."""
+"""Seconds for which programs may remember an answer; never longer than its address is let through."""
 START_TIMEOUT: Final = 10.0
 QUESTION_TIMEOUT: Final = 2.0
 FIRST_BACK_OFF: Final = 0.2
@@ -41,8 +42,6 @@ _NXDOMAIN = 3
 _LONGEST_LINE = 4096
 # With log-queries=extra: "dnsmasq: SERIAL ADDRESS/PORT config NAME is NXDOMAIN"
 _REFUSED: Final = re.compile(rb" (?P<source>[0-9.]+)/\d+ config (?P<name>\S+) is NXDOMAIN")
-
-assert LONGEST_TTL < ADDRESS_LIFE
 
 
 def host_servers(resolv_conf: Path = RESOLV_CONF) -> tuple[str, ...]:
@@ -61,6 +60,7 @@ def configuration(plan: Plan, servers: Iterable[str], pid_file: Path) -> str:
     much as the line that says that no other name exists.
     """
     zones = AllowList(plan.domains).zones
+    sets = ",".join(f"4#inet#{plan.table}#{name}" for name in ANSWERED)
     lines = [
         f"port={RESOLVER_PORT}",
         f"listen-address={plan.gateway}",
@@ -70,13 +70,13 @@ def configuration(plan: Plan, servers: Iterable[str], pid_file: Path) -> str:
         "no-hosts",
         "no-resolv",
         "cache-size=0",
-        f"max-ttl={LONGEST_TTL}",
+        f"max-ttl={min(LONGEST_TTL, int(plan.address_life))}",
         "filter-AAAA",  # IPv6 goes nowhere
         "log-queries=extra",
         "log-facility=-",
         "address=/#/",  # no other name exists
         *(f"server=/{zone}/{server}" for zone in zones for server in servers),
-        *(f"nftset=/{zone}/4#inet#{plan.table}#allowed" for zone in zones),
+        *(f"nftset=/{zone}/{sets}" for zone in zones),
     ]
     return "\n".join(lines) + "\n"
 

@@ -126,9 +126,10 @@ class HardenedContainer:
 
     @property
     def addresses(self) -> frozenset[str]:
-        """IPv4 addresses on its networks; none before it is started."""
+        """IPv4 addresses on its networks, and those of its devices there; none before it is started."""
         networks: dict[str, dict[str, str]] = self.inspected.get("NetworkSettings", {}).get("Networks") or {}
-        return frozenset(filter(None, (network.get("IPAddress") for network in networks.values())))
+        found = (network.get(key) for network in networks.values() for key in ("IPAddress", "MacAddress"))
+        return frozenset(filter(None, found))
 
     async def create(self) -> None:
         """Create it. Shielded, because whoever cannot wait for the answer does not know whether it exists;

@@ -184,8 +184,8 @@ class DockerProvider:
                 watch.require_ready()
 
     def session_at(self, address: str) -> tuple[str, str]:
-        """Return the container and the session that have `address` on the network, empty where there are
-        none.
+        """Return the container and the session that have `address` on the network, an IPv4 address or one
+        of Ethernet, empty where there are none.
         """
         for session, sandbox in self.occupied.items():
             if address in sandbox.addresses:

@@ -95,7 +95,7 @@ def report_events(watch: EgressWatch, session_at: Callable[[str], tuple[str, str
     """
 
     def report(event: EgressEvent) -> None:
-        container, session = session_at(event.source)
+        container, session = session_at(event.sender)
         facts = {
             "session": session_digest(session) if session else "",
             "container": container,
@@ -107,7 +107,7 @@ def report_events(watch: EgressWatch, session_at: Callable[[str], tuple[str, str
         }
         if event.denied:
             facts |= {"reason": event.reason, "untold": event.untold}
-            audit_limited("egress denied", "warning", event.source, trio.current_time(), **facts)
+            audit_limited("egress denied", "warning", container or event.sender, trio.current_time(), **facts)
         else:
             _log.info("egress", **facts)
 

@@ -2,9 +2,12 @@
 keeps every packet of these tests on this machine.
 """
 
+import json
 import secrets
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import attrs
 import pytest
@@ -24,12 +27,14 @@ from supervisor.attacks.outside import (
     SERVERS,
     UNLISTED,
 )
-from supervisor.attacks.world import connect_outside, ip, namespace, nft_table, serving
+from supervisor.attacks.world import connect_outside, ip, namespace, nft_table, serving, set_kernel
 from supervisor.egress import nftables
 from supervisor.egress.events import EgressEvent
 from supervisor.engine import Docker
 from supervisor.errors import ConfigurationError, SandboxError
 from supervisor.measures import Measure
+from supervisor.observability.audit import BURST, configure_audit
+from supervisor.observability.redaction import session_digest
 from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.network import ensure_network
 from supervisor.sandbox.network_command import network_down, network_status, network_up
@@ -145,6 +150,61 @@ async def test_a_session_reaches_listed_names_only(
             owners = {provider.session_at(event.source) for event in events}
             assert owners == {(provider.occupied[REQUEST.session_id].name, REQUEST.session_id)}
     assert "c2VjcmV0.unlisted.example" in {event.name for event in events}
+
+
+@pytest.fixture
+def audit_log(tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "audit.log"
+    configure_audit(str(path))
+    yield path
+    configure_audit("true")
+
+
+async def test_what_is_denied_is_in_the_audit_log_with_its_session(
+    request: pytest.FixtureRequest, network_name: str, outside: list[str], audit_log: Path
+) -> None:
+    secret, nobody = "c2VjcmV0.unlisted.example", "fd00:7::9"
+    events: list[EgressEvent] = []
+
+    def told() -> list[dict[str, object]]:
+        lines = audit_log.read_text().splitlines() if audit_log.exists() else []
+        assert not any(REQUEST.session_id in line for line in lines)
+        return [each for each in map(json.loads, lines) if each["event"] == "egress denied"]
+
+    with trio.fail_after(LIMIT):
+        async with (
+            open_docker_provider(egress_settings(request, network_name), verify=False) as provider,
+            visiting(provider) as visitor,
+        ):
+            assert provider.egress is not None
+            provider.egress.listen(events.append)
+            sandbox = provider.occupied[REQUEST.session_id]
+            assert await visitor.attempts(("dns", EMBEDDED, 53, secret)) == ["NXDOMAIN"]
+            assert denied(await visitor.attempts(("udp", UNLISTED, 443, "")))
+            # The engine gives sessions no IPv6. One that had it nevertheless:
+            inside = ["nsenter", f"--net=/proc/{sandbox.pid}/ns/net", "--"]
+            set_kernel(inside, "net.ipv6.conf.eth0.disable_ipv6=0")
+            address = ("fd00:7::2/64", "dev", "eth0", "nodad")
+            await trio.run_process([*inside, "ip", "address", "add", *address])
+            command = [*inside, sys.executable, "-I", str(VISITOR), *words([("tcp", nobody, 7007, "")])]
+            await trio.run_process(command, capture_stdout=True)
+            wanted = {
+                (secret, "", "dns", 53, "a name that is not listed"),
+                ("", UNLISTED, "udp", 443, "neither TCP nor DNS"),
+                ("", nobody, "icmpv6", 0, "IPv6"),
+            }
+            keys = ("name", "destination", "protocol", "port", "reason")
+            while not wanted <= {tuple(each[key] for key in keys) for each in told()}:
+                await trio.sleep(0.02)
+            # Who is denied without end is told of a few times a minute.
+            events.clear()
+            assert denied(await visitor.attempts(*[("udp", UNLISTED, 443, "")] * 2 * BURST))
+            while len(events) <= BURST:
+                await trio.sleep(0.02)
+            assert len(told()) == BURST
+            assert {(each["session"], each["container"], each["severity"]) for each in told()} == {
+                (session_digest(REQUEST.session_id), sandbox.name, "warning")
+            }
 
 
 @asynccontextmanager

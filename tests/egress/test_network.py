@@ -3,6 +3,7 @@ denied is shown to work when nothing denies it.
 """
 
 import functools
+import json
 import os
 import signal
 import ssl
@@ -15,7 +16,7 @@ import pytest
 import trio
 import trustme
 
-from egress.world import GATEWAY, SESSIONS, World, world
+from egress.world import GATEWAY, SESSIONS, VISITOR, World, world
 from supervisor.attacks.outside import (
     CDN,
     ENDPOINT,
@@ -28,7 +29,7 @@ from supervisor.attacks.outside import (
 from supervisor.attacks.world import ip, set_kernel
 from supervisor.egress.events import EgressEvent
 from supervisor.egress.keeper_files import DIRECTORY, socket_path
-from supervisor.egress.rules import FORBIDDEN, RELAY_PORT, RESOLVER_PORT
+from supervisor.egress.rules import ANSWERED, FORBIDDEN, NOT_REDIRECTED, RELAY_PORT, RESOLVER_PORT
 from supervisor.egress.watch import EgressWatch, stop_keeper
 from supervisor.errors import ConfigurationError, SandboxError
 
@@ -74,6 +75,13 @@ while True:
         connection.recv(100)
         connection.sendall(b"machine")
 """
+
+
+async def nftables_denied(scene: World, watch: EgressWatch) -> int:
+    """How many packets the rules have denied."""
+    command = [*scene.machine, "nft", "list", "counter", "inet", watch.plan.table, "denied"]
+    done = await trio.run_process(command, capture_stdout=True)
+    return int(done.stdout.split(b"packets ")[1].split()[0])
 
 
 async def line(stream: trio.abc.ReceiveStream) -> bytes:
@@ -135,6 +143,11 @@ async def test_ipv6_goes_nowhere(scene: World) -> None:
     ip("-n", away, "route", "add", "default", "via", "fd00:8::1")
     set_kernel(scene.machine, "net.ipv6.conf.all.forwarding=1")
     attempts = (("tcp", "fd00:7::1", 7007, ""), ("tls", "fd00:8::2", 7007, LISTED))
+    others = (("icmp", "fd00:8::2", 0, ""), ("tcp", "fd00:7::9", 7007, ""))
+    shown = await trio.run_process(
+        ["ip", "-n", session, "-json", "link", "show", "eth0"], capture_stdout=True
+    )
+    device = json.loads(shown.stdout)[0]["address"]
     events: list[EgressEvent] = []
     with trio.fail_after(40):
         async with trio.open_nursery() as nursery:
@@ -145,15 +158,60 @@ async def test_ipv6_goes_nowhere(scene: World) -> None:
                 await trio.sleep(0.1)
             async with scene.kept(scene.plan()) as watch:
                 watch.listen(events.append)
-                results = await scene.attempts(*attempts)
+                results = await scene.attempts(*attempts, *others)
                 assert all(result.startswith("-") for result in results), results
-                while len({event.destination for event in events}) < 2:
+                wanted = {
+                    ("fd00:7::1", "tcp", 7007),
+                    ("fd00:8::2", "tcp", 7007),
+                    ("fd00:8::2", "icmpv6", 0),
+                    # Nobody has it, so all that the session can send is the question who does.
+                    ("fd00:7::9", "icmpv6", 0),
+                }
+                while not wanted <= {(event.destination, event.protocol, event.port) for event in events}:
                     await trio.sleep(0.01)
             nursery.cancel_scope.cancel()
-    assert {(event.source, event.destination, event.denied) for event in events} == {
-        ("fd00:7::2", "fd00:7::1", True),
-        ("fd00:7::2", "fd00:8::2", True),
-    }
+    # The source is the session's own choice; its device is not.
+    assert {(event.denied, event.hardware) for event in events} == {(True, device)}
+
+
+async def test_what_a_kernel_sends_unasked_by_ipv6_is_no_denial(scene: World) -> None:
+    session = f"ts-{scene.tag}-s0"
+    events: list[EgressEvent] = []
+    with trio.fail_after(40):
+        async with scene.kept(scene.plan()) as watch:
+            watch.listen(events.append)
+            denied = await nftables_denied(scene, watch)
+            # It looks whether somebody has that address, and tells routers (RFC 4862, 5.4; RFC 3810).
+            ip("-n", session, "address", "add", "fd00:7::2/64", "dev", "eth0")
+            while await nftables_denied(scene, watch) < denied + 2:
+                await trio.sleep(0.02)
+            assert await scene.attempts(("tcp", UNLISTED, 80, ""))
+            while not events:
+                await trio.sleep(0.01)
+    assert {event.destination for event in events} == {UNLISTED}
+
+
+async def test_an_answer_that_nobody_waits_for_any_more_is_no_denial(scene: World) -> None:
+    """The session's kernel says so, by ICMP, to the resolver."""
+    client = f"""
+import socket, sys
+sys.path.insert(0, {str(VISITOR.parent)!r})
+from visitor import question
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+    asking.sendto(question("{LISTED}"), ("{GATEWAY}", 53))
+"""
+    events: list[EgressEvent] = []
+    with trio.fail_after(40):
+        async with scene.kept(scene.plan()) as watch:
+            watch.listen(events.append)
+            denied = await nftables_denied(scene, watch)
+            await trio.run_process([*scene.sessions[0], sys.executable, "-c", client])
+            while await nftables_denied(scene, watch) <= denied:
+                await trio.sleep(0.02)
+            assert await scene.attempts(("tcp", UNLISTED, 80, ""))
+            while not any(event.destination == UNLISTED for event in events):
+                await trio.sleep(0.01)
+    assert {event.destination for event in events} == {UNLISTED}
 
 
 async def test_names_that_are_not_listed_do_not_exist(scene: World) -> None:
@@ -209,11 +267,65 @@ async def test_an_address_is_let_through_only_while_the_set_has_it(scene: World)
             assert (await scene.attempts(attempt))[0].startswith("-")
             assert await scene.attempts(ASK[0]) == [ENDPOINT]
             assert await scene.attempts(attempt) == [f"outside {ENDPOINT} 443"]
-            await scene.nft(f"flush set inet {watch.plan.table} allowed")
+            for name in ANSWERED:
+                await scene.nft(f"flush set inet {watch.plan.table} {name}")
             assert (await scene.attempts(attempt))[0].startswith("-")
             # The resolver remembers nothing: each answer is in the set again.
             assert await scene.attempts(ASK[0]) == [ENDPOINT]
             assert await scene.attempts(attempt) == [f"outside {ENDPOINT} 443"]
+
+
+async def test_each_answer_lets_its_address_through_for_its_life_and_packets_do_not(scene: World) -> None:
+    life = 4.0  # more than twice what a refused attempt takes
+    attempt = ("tls", ENDPOINT, 443, LISTED)
+    passed = [f"outside {ENDPOINT} 443"]
+    with trio.fail_after(60):
+        async with scene.kept(scene.plan(address_life=life)):
+            began = asked = trio.current_time()
+            # Longer than any answer is good for: what counts is the last one.
+            in_time = 0.0
+            while in_time < began + 2.5 * life:
+                asked = trio.current_time()
+                assert await scene.attempts(ASK[0]) == [ENDPOINT]
+                while trio.current_time() < asked + life:
+                    result = await scene.attempts(attempt)
+                    if trio.current_time() < asked + life:  # else it says nothing
+                        assert result == passed, trio.current_time() - began
+                        in_time = trio.current_time()
+            while await scene.attempts(attempt) == passed:
+                pass
+            # A refused attempt gives up after its own time.
+            assert trio.current_time() > asked + life
+            assert trio.current_time() < asked + 2 * life + 10
+
+
+async def test_an_address_that_cannot_be_forgotten_is_a_problem(scene: World) -> None:
+    with trio.fail_after(40):
+        async with scene.kept(scene.plan(address_life=0.5, check_interval=60)) as watch:
+            await scene.nft(f"delete table inet {watch.plan.table}")
+            while watch.problem is None:
+                await trio.sleep(0.02)
+            assert "still let through" in watch.problem
+
+
+async def test_what_the_first_chain_lets_through_is_denied_and_told_by_the_others(scene: World) -> None:
+    attempts = (("tcp", GATEWAY, 7007, ""), ("tcp", UNLISTED, 80, ""))
+    events: list[EgressEvent] = []
+    with trio.fail_after(40):
+        async with trio.open_nursery() as nursery:
+            await listen(nursery, scene.machine)
+            async with scene.kept(scene.plan(check_interval=60)) as watch:
+                watch.listen(events.append)
+                await scene.nft(f"flush chain inet {watch.plan.table} decide")
+                results = await scene.attempts(*attempts)
+                assert all(result.startswith("-") for result in results), results
+                while {(event.destination, event.port) for event in events} != {
+                    (GATEWAY, 7007),
+                    (UNLISTED, 80),
+                }:
+                    await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+    assert all(event.denied and event.source == SESSIONS[0] for event in events)
 
 
 async def test_resolver_and_relay_serve_nobody_else(scene: World) -> None:
@@ -255,7 +367,17 @@ with context.wrap_socket(plain, server_hostname="{LISTED}") as tls:
     assert ssl.HAS_TLSv1_3
 
 
-async def test_rules_that_are_flushed_come_back_and_cut_what_was_opened_meanwhile(scene: World) -> None:
+@pytest.mark.parametrize(
+    ("flush", "reason"),
+    [
+        # Nobody tracks connections meanwhile, so the next packet looks like a first one.
+        ("flush ruleset", "a port or an address that is not listed"),
+        ("delete table inet terminal-supervisor-sessions", NOT_REDIRECTED),
+    ],
+)
+async def test_rules_that_are_flushed_come_back_and_cut_what_was_opened_meanwhile(
+    scene: World, flush: str, reason: str
+) -> None:
     client = f"""
 import socket, sys
 with socket.create_connection(("{UNLISTED}", 443), 5) as connection:
@@ -268,9 +390,15 @@ with socket.create_connection(("{UNLISTED}", 443), 5) as connection:
     except TimeoutError:
         print("cut")
 """
+    events: list[EgressEvent] = []
     with trio.fail_after(40):
         async with scene.kept(scene.plan(check_interval=1)) as watch:
-            await scene.nft("flush ruleset")
+            watch.listen(events.append)
+            # As an engine's rules do, these have the kernel track connections.
+            await scene.nft(
+                "table inet others { chain tracked { type filter hook input priority 0; ct state new\n}\n}\n"
+            )
+            await scene.nft(flush)
             process = await trio.lowlevel.open_process(
                 [*scene.sessions[0], sys.executable, "-c", client],
                 stdin=subprocess.PIPE,
@@ -289,6 +417,10 @@ with socket.create_connection(("{UNLISTED}", 443), 5) as connection:
                 await process.stdin.send_all(b"\n")
                 assert await line(process.stdout) == b"cut\n"
             await process.wait()
+            while (SESSIONS[0], UNLISTED, reason) not in {
+                (event.source, event.destination, event.reason) for event in events
+            }:
+                await trio.sleep(0.01)
             await watch.wait_ready()
             watch.require_ready()
 

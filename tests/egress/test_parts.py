@@ -147,11 +147,12 @@ def test_rules_decide_in_this_order() -> None:
     text = ruleset(PLAN, 7)
     order = [
         "iifname !=",
-        "goto deny_ipv6",
+        "nfproto ipv6 goto deny",
         "ct status dnat accept",
         "goto ask",
         "@forbidden",
-        "@allowed tcp",
+        "@answered_1 tcp",
+        "@answered_2 tcp",
         "goto deny\n",
     ]
     decide = text[text.index("chain decide") :]
@@ -208,8 +209,15 @@ def test_the_resolver_knows_listed_names_only() -> None:
     assert "no-resolv" in lines
     assert "server=/listed.example/192.0.2.1" in lines
     assert "server=/exact.example/192.0.2.2" in lines
-    assert "nftset=/exact.example/4#inet#terminal-supervisor-br-1#allowed" in lines
+    table = "4#inet#terminal-supervisor-br-1#"
+    assert f"nftset=/exact.example/{table}answered_1,{table}answered_2" in lines
     assert "cache-size=0" in lines
+
+
+def test_programs_may_remember_no_answer_for_longer_than_it_is_let_through() -> None:
+    assert "max-ttl=300" in configuration(PLAN, [], Path("/pid")).splitlines()
+    short = attrs.evolve(PLAN, address_life=9.5)
+    assert "max-ttl=9" in configuration(short, [], Path("/pid")).splitlines()
 
 
 def test_the_hosts_servers(tmp_path: Path) -> None:
@@ -243,6 +251,13 @@ def test_packets_are_read() -> None:
         b"\x60" + bytes(5) + b"\x06\0" + bytes(15) + b"\1" + bytes(15) + b"\2" + b"\0\1\1\xbb"
     )
     assert event == EgressEvent("::1", "::2", "tcp", 443, "IPv6")
+    asks = b"\x60" + bytes(5) + b"\x3a\xff" + bytes(15) + b"\1" + b"\xff" + bytes(15)
+    event = parse_packet(asks + b"\x87" + bytes(7) + bytes(15) + b"\3", hardware="02:42:0a:01:02:03")
+    assert event == EgressEvent("::1", "::3", "icmpv6", 0, "IPv6", hardware="02:42:0a:01:02:03")
+    assert event.sender == "02:42:0a:01:02:03"
+    event = parse_packet(ipv4(6, b"\xcb\0\x71\1", b"\x30\x39\1\xbb"), "as told", "02:42:0a:01:02:03")
+    assert event == EgressEvent("10.1.2.3", "203.0.113.1", "tcp", 443, "as told")
+    assert event.sender == "10.1.2.3"
 
 
 @given(st.binary(max_size=100))

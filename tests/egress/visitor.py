@@ -37,9 +37,13 @@ def read_answer(answer: bytes) -> str:
 def attempt(kind: str, address: str, port: int, name: str) -> str:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     if kind == "icmp":
-        with socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_ICMP) as ping:
+        sixth = family == socket.AF_INET6
+        with socket.socket(
+            family, socket.SOCK_RAW, socket.IPPROTO_ICMPV6 if sixth else socket.IPPROTO_ICMP
+        ) as ping:
             ping.settimeout(PATIENCE)
-            ping.sendto(b"\x08\0\xf7\xff\0\0\0\0", (address, 0))
+            # The kernel knows the checksum of ICMPv6 (RFC 3542, 3.1).
+            ping.sendto(b"\x80\0" + bytes(6) if sixth else b"\x08\0\xf7\xff\0\0\0\0", (address, 0))
             return "echo" if ping.recv(1000) else ""
     with socket.socket(family, socket.SOCK_DGRAM if kind in ("udp", "dns") else socket.SOCK_STREAM) as sock:
         sock.settimeout(PATIENCE)
