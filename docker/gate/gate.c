@@ -614,6 +614,7 @@ static void send_report(void)
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) report_file(files[i]);
     for (size_t i = 0; i < sizeof links / sizeof *links; i++) report_link(links[i]);
     report_device("/dev/pts/ptmx");
+    report_number("memfd_create", sys_no_file_in_memory());
     report_limit("limit core", RLIMIT_CORE);
     report_limit("limit fsize", RLIMIT_FSIZE);
     report_limit("limit nofile", RLIMIT_NOFILE);

@@ -165,6 +165,10 @@ static inline long sys_execve(const char *path, char **arguments, char **environ
 }
 static inline long sys_set_dumpable(bool dumpable) { return SYSCALL(NR_prctl, PR_SET_DUMPABLE, dumpable, 0, 0, 0); }
 static inline long sys_no_new_privs(void) { return SYSCALL(NR_prctl, PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0); }
+static inline long sys_no_file_in_memory(void) /* flags that there are not, and no name: EINVAL, unless a filter forbids it */
+{
+    return SYSCALL(NR_memfd_create, 0, ~0U, 0, 0, 0);
+}
 static inline long sys_limit(int resource, struct rlimit *limit)
 {
     return SYSCALL(NR_prlimit64, 0, resource, 0, limit, 0);

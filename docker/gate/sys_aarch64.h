@@ -4,7 +4,7 @@ enum {
     NR_signalfd4 = 74, NR_readlinkat = 78, NR_timerfd_create = 85, NR_timerfd_settime = 86, NR_exit_group = 94, NR_clock_gettime = 113,
     NR_kill = 129, NR_rt_sigaction = 134, NR_rt_sigprocmask = 135, NR_setpgid = 154, NR_setsid = 157, NR_prctl = 167, NR_getpid = 172,
     NR_socket = 198, NR_connect = 203, NR_sendto = 206, NR_sendmsg = 211, NR_clone = 220, NR_execve = 221, NR_mmap = 222, NR_wait4 = 260,
-    NR_prlimit64 = 261, NR_close_range = 436, NR_landlock_create_ruleset = 444, NR_landlock_add_rule = 445,
+    NR_prlimit64 = 261, NR_memfd_create = 279, NR_close_range = 436, NR_landlock_create_ruleset = 444, NR_landlock_add_rule = 445,
     NR_landlock_restrict_self = 446,
 };
 

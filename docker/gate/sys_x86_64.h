@@ -4,7 +4,7 @@ enum {
     NR_socket = 41, NR_connect = 42, NR_sendto = 44, NR_sendmsg = 46, NR_clone = 56, NR_execve = 59, NR_wait4 = 61,
     NR_kill = 62, NR_setpgid = 109, NR_setsid = 112, NR_prctl = 157, NR_clock_gettime = 228, NR_exit_group = 231, NR_openat = 257,
     NR_readlinkat = 267, NR_ppoll = 271, NR_timerfd_create = 283, NR_timerfd_settime = 286, NR_signalfd4 = 289, NR_eventfd2 = 290, NR_dup3 = 292,
-    NR_pipe2 = 293, NR_prlimit64 = 302, NR_close_range = 436, NR_landlock_create_ruleset = 444, NR_landlock_add_rule = 445,
+    NR_pipe2 = 293, NR_prlimit64 = 302, NR_memfd_create = 319, NR_close_range = 436, NR_landlock_create_ruleset = 444, NR_landlock_add_rule = 445,
     NR_landlock_restrict_self = 446,
 };
 

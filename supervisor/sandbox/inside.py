@@ -7,6 +7,7 @@ an engine or runtime that lies by both. Where that process is on a kernel of its
 what that kernel runs on (`sentry`).
 """
 
+import errno
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
@@ -14,39 +15,33 @@ import attrs
 
 from supervisor.errors import HardeningError
 from supervisor.measures import Measure
-from supervisor.sandbox import sentry
+from supervisor.sandbox import mounts, sentry
 from supervisor.sandbox.apparmor import GATE_PROFILE
 from supervisor.sandbox.apparmor_kernel import confining
 from supervisor.sandbox.network import NO_NETWORK
 from supervisor.sandbox.policy import (
     MASKED_PATHS,
-    SHM_SIZE,
+    READONLY_PATHS,
     Difference,
     HardeningPolicy,
 )
 from supervisor.sandbox.runtimes import KINDS
 from supervisor.sandbox.seen import (
-    Mount,
+    MEMFD,
+    IdMap,
     Seen,
     glance,
+    kernel_has,
     look,
+    maps_away,
     own_kernel,
     own_namespaces,
     parse_report,
 )
 from supervisor.sandbox.sentry import Behind, look_behind
 from supervisor.sandbox.users import PASSWD
-from supervisor.settings.knob import KIB
 
-# What may be mounted writable besides the policy's tmpfs: the kernel's own, which root's rights guard in a
-# container without root, and /dev/null over what is hidden.
-_WRITABLE: Final = frozenset(
-    {"/proc", "/dev", "/dev/pts", "/dev/mqueue", "/dev/shm", "/dev/console", "/sys/fs/cgroup"}  # noqa: S108
-)
 _NO_ID: Final = -1
-# A remapped root may not make device nodes (user_namespaces(7)), so runtimes mount the host's in their place.
-_DEVICES: Final = frozenset(f"/dev/{name}" for name in ("full", "null", "random", "tty", "urandom", "zero"))
-
 Check = Callable[[HardeningPolicy, Seen], Iterator[Difference]]
 
 
@@ -109,14 +104,20 @@ def judged(policy: HardeningPolicy, report: bytes, process: int | None, *, local
     inside = parse_report(report, kind.unlisted)
     if local:
         _require_kernel(policy, inside)
+        inside = _with_paths(inside)
     if process is None:
         return Judged(require(judge(policy, inside, None, None)))
     rights = glance(process)
     if kind.sentry:
         verdict = judge_behind(policy, look_behind(process), judge(policy, inside, None, None))
     else:
-        verdict = judge(policy, inside, look(process), own_namespaces())
+        verdict = judge(policy, inside, _with_paths(look(process)), own_namespaces())
     return Judged(require(verdict), process, rights)
+
+
+def _with_paths(seen: Seen) -> Seen:
+    """Return `seen`, of a container on this host, with what this host's kernel has."""
+    return attrs.evolve(seen, there=kernel_has((*MASKED_PATHS, *READONLY_PATHS)))
 
 
 def _require_kernel(policy: HardeningPolicy, inside: Seen) -> None:
@@ -245,6 +246,9 @@ def _seccomp(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
     yield from _status(seen, {"Seccomp": "2"})
     if seen.status.get("Seccomp_filters", "1") == "0":  # Linux 5.9 and later count them
         yield Difference("Seccomp_filters", "1 or more", "0")
+    # Which filter it is, the kernel shows nobody. Ours refuses what engines let everybody do.
+    if seen.memfd not in {None, errno.EPERM} and not policy.runtime.kind.own_kernel:
+        yield Difference(MEMFD, "EPERM", errno.errorcode.get(seen.memfd or 0, seen.memfd))
 
 
 def _apparmor(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
@@ -254,8 +258,10 @@ def _apparmor(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
 
 
 def _userns(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
-    if not _remapped(seen):
+    if not maps_away(seen.uid_map):
         yield Difference("uid_map", "other users of the host", seen.uid_map)
+    if not maps_away(seen.gid_map):
+        yield Difference("gid_map", "other groups of the host", seen.gid_map)
 
 
 def _landlock(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
@@ -272,52 +278,6 @@ def _session_uid(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
     if seen.mounts and (passwd is None or "ro" not in passwd.options):
         yield Difference(f"mount {PASSWD}", "ro", passwd and sorted(passwd.options))
     yield from _ids(policy, seen)
-
-
-def _read_only(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
-    root = seen.mount("/")
-    if root is None or "ro" not in root.options:
-        yield Difference("mount /", "ro", root and sorted(root.options))
-    for mount in seen.mounts:
-        if "ro" in mount.options or mount.point in _WRITABLE or mount.point in policy.tmpfs:
-            continue
-        if mount.point in MASKED_PATHS and mount.root == "/null":
-            continue
-        if _remapped(seen) and _of_unmapped_users(mount):
-            continue
-        yield Difference(f"mount {mount.point}", "ro", sorted(mount.options))
-    if policy.runtime.kind.own_kernel:
-        return  # its /proc shows nothing of this host, and nothing in it sets anything here
-    if seen.mount("/proc/sys") is None:  # every kernel has it; its mount, were it writable, is named above
-        yield Difference("mount /proc/sys", "ro", None)
-
-
-def _remapped(seen: Seen) -> bool:
-    return seen.uid_map is not None and all(first != outside for first, outside, _ in seen.uid_map)
-
-
-def _of_unmapped_users(mount: Mount) -> bool:
-    """Return whether a writable mount is one that runtimes make for remapped users, who own nothing in it:
-    devices, and the hierarchies of cgroup v1.
-    """
-    if mount.point in _DEVICES:
-        return mount.root == mount.point.removeprefix("/dev")
-    return mount.kind == "cgroup" and mount.point.startswith("/sys/fs/cgroup/")
-
-
-def _tmpfs(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
-    shm = f"noexec,nosuid,nodev,size={SHM_SIZE}"
-    for point, text in {**policy.tmpfs, "/dev/shm": shm}.items():  # noqa: S108
-        mount = seen.mount(point)
-        if mount is None or mount.kind != "tmpfs":
-            yield Difference(f"mount {point}", "tmpfs", mount and mount.kind)
-            continue
-        wanted = {"noexec", "nosuid", "nodev"} - policy.runtime.kind.unshown
-        if not wanted <= mount.options:
-            yield Difference(f"mount {point}", sorted(wanted), sorted(mount.options))
-        size = int(text.partition("size=")[2].partition(",")[0])
-        if not {f"size={size // KIB}k", f"size={size}"} & mount.details:
-            yield Difference(f"size of {point}", f"size={size // KIB}k", sorted(mount.details))
 
 
 def _limits(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
@@ -362,13 +322,20 @@ def _namespaces(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
 
 
 def _ids(policy: HardeningPolicy, seen: Seen) -> Iterator[Difference]:
-    users = seen.status.get("Uid", "").split(), seen.status.get("Gid", "").split()
-    for name, found, inside in zip(("Uid", "Gid"), users, (policy.image.uid, policy.image.gid), strict=True):
-        wanted = _outside(inside, seen) if name == "Uid" and seen.landlock is None else inside
-        if name == "Gid" and seen.landlock is None and _outside(0, seen) != 0:
-            continue  # remapped, by a map of its own
+    image = policy.image
+    for name, number, ids in (("Uid", image.uid, seen.uid_map), ("Gid", image.gid, seen.gid_map)):
+        wanted = _outside(number, ids) if seen.landlock is None else number
+        found = seen.status.get(name, "").split()
         if set(found) != {str(wanted)}:
             yield Difference(name, wanted, " ".join(found))
+        # Some engines name the group itself once more (CVE-2022-36109), others name none.
+        if name == "Gid" and not set(_groups(policy, seen)) <= {str(wanted)}:
+            yield Difference("Groups", f"{wanted} or none", seen.status.get("Groups"))
+
+
+def _groups(policy: HardeningPolicy, seen: Seen) -> list[str]:
+    lacking = "Groups" in policy.runtime.kind.unlisted - seen.status.keys()
+    return [] if lacking else seen.status.get("Groups", "unknown").split()
 
 
 # Fallback devices that some kernels put into every new network namespace; they are down and nobody's.
@@ -377,11 +344,11 @@ TUNNELS: Final = frozenset(
 )
 
 
-def _outside(uid: int, seen: Seen) -> int:
-    """Return what this host calls a container's user."""
-    for first, outside, count in seen.uid_map or ():
-        if first <= uid < first + count:
-            return outside + uid - first
+def _outside(inside: int, ids: IdMap | None) -> int:
+    """Return what this host calls a container's user, or group."""
+    for first, outside, count in ids or ():
+        if first <= inside < first + count:
+            return outside + inside - first
     return _NO_ID
 
 
@@ -402,8 +369,8 @@ _CHECKS: Final[Mapping[Measure, Check]] = {
     Measure.SESSION_UID: _session_uid,
     Measure.CAPABILITIES: _capabilities,
     Measure.NO_NEW_PRIVILEGES: _no_new_privileges,
-    Measure.READ_ONLY: _read_only,
-    Measure.TMPFS: _tmpfs,
+    Measure.READ_ONLY: mounts.read_only,
+    Measure.TMPFS: mounts.tmpfs,
     Measure.LIMITS: _limits,
     Measure.NAMESPACES: _namespaces,
 }

@@ -78,7 +78,17 @@ GVISOR: Final = Kind(
     # What the session sees are gVisor's own. Platform ptrace needs the host's process ids for itself.
     shared=frozenset({"pid", "cgroup"}),
     unlisted=frozenset(
-        {"limits", "attr/current", "ns/cgroup", "ns/ipc", "ns/mnt", "ns/uts", "CapAmb", "NoNewPrivs"}
+        {
+            "limits",
+            "attr/current",
+            "ns/cgroup",
+            "ns/ipc",
+            "ns/mnt",
+            "ns/uts",
+            "CapAmb",
+            "Groups",
+            "NoNewPrivs",
+        }
     ),
     # No program gives rights in gVisor, and devices are its own and take a capability to make.
     unshown=frozenset({"nosuid", "nodev"}),

@@ -7,9 +7,9 @@ judges both.
 
 import errno
 import struct
-from collections.abc import Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import attrs
@@ -21,6 +21,7 @@ LANDLOCK: Final = "landlock"
 NO_NEW_PRIVILEGES: Final = "no-new-privs"
 VERSION: Final = "/proc/version"
 PTMX: Final = "/dev/pts/ptmx"
+MEMFD: Final = "memfd_create"
 NAMESPACES: Final = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 _FILES: Final = ("status", "uid_map", "gid_map", "attr/current", "limits", "net/dev", "mountinfo")
 # Limits that the gate asks for, as not every kernel has the file, and what they are called there.
@@ -32,6 +33,8 @@ _ASKED: Final = {
 }
 _RIGHTS: Final = ("NSpid", "Uid", "Gid", "Groups", "Cap", "NoNewPrivs", "Seccomp")
 _CGROUP: Final = Path("/sys/fs/cgroup")
+# Of what containers shall not see or set, what no kernel is without.
+_EVERYWHERE: Final = frozenset({"/proc/bus", "/proc/fs", "/proc/interrupts", "/proc/sys"})
 # Names of limits in cgroup v1 and v2: which file of which controller.
 _LIMITS: Final = {
     "memory": ("memory/memory.limit_in_bytes", "memory.max"),
@@ -40,6 +43,9 @@ _LIMITS: Final = {
     "cpu": ("cpu/cpu.cfs_quota_us", "cpu.max"),
     "cpu period": ("cpu/cpu.cfs_period_us", ""),
 }
+
+
+IdMap = tuple[tuple[int, int, int], ...]
 
 
 @attrs.frozen
@@ -59,7 +65,7 @@ class Seen:
 
     Attributes:
         status: `/proc/PID/status`.
-        uid_map: lines of it, as numbers; None: not read.
+        uid_map, gid_map: lines of it, as numbers; None: not read.
         label: of AppArmor; empty where there is none.
         limits: soft and hard, by the names in `/proc/PID/limits`.
         interfaces: names; None: not read.
@@ -68,12 +74,15 @@ class Seen:
         namespaces: by kind, as `kind:[inode]`.
         landlock: version that confines it, 0 for none; None: cannot be seen from there.
         ptmx: whether another PTY could be opened; None: not tried.
+        memfd: errno of memfd_create(2) with flags that there are not; None: not tried.
         no_new_privileges: by the process's own word (prctl(2)); None: not asked.
         kernel: which kernel it is, in that one's words (`/proc/version`).
+        there: paths below /proc and /sys that its kernel has, of those that containers shall not see or set.
     """
 
     status: Mapping[str, str]
-    uid_map: tuple[tuple[int, int, int], ...] | None
+    uid_map: IdMap | None
+    gid_map: IdMap | None
     label: str
     limits: Mapping[str, tuple[str, str]]
     interfaces: frozenset[str] | None
@@ -82,12 +91,29 @@ class Seen:
     namespaces: Mapping[str, str]
     landlock: int | None = None
     ptmx: bool | None = None
+    memfd: int | None = None
     no_new_privileges: bool | None = None
     kernel: str = ""
+    there: frozenset[str] = _EVERYWHERE
+
+    @property
+    def remapped(self) -> bool:
+        """Whether the container's users and groups are others on the host."""
+        return maps_away(self.uid_map) and maps_away(self.gid_map)
 
     def mount(self, point: str) -> Mount | None:
         """Return what is mounted at `point`, the last one when several are."""
         return next((mount for mount in reversed(self.mounts) if mount.point == point), None)
+
+    def mount_of(self, path: str) -> Mount | None:
+        """Return the mount in which `path` is found: a later one hides what is below its point."""
+        points = {path, *map(str, PurePosixPath(path).parents)}
+        return next((mount for mount in reversed(self.mounts) if mount.point in points), None)
+
+
+def maps_away(ids: IdMap | None) -> bool:
+    """Return whether a container's users, or groups, are others on the host."""
+    return ids is not None and all(first != outside for first, outside, _ in ids)
 
 
 def parse_report(payload: bytes, unlisted: Set[str] = frozenset()) -> Seen:
@@ -102,6 +128,9 @@ def parse_report(payload: bytes, unlisted: Set[str] = frozenset()) -> Seen:
         if not isinstance(landlock, bytes) or len(landlock) != 4:
             raise SandboxError("the gate's report is malformed")
         ptmx = entries.pop(PTMX)
+        memfd = entries.pop(MEMFD, None)
+        if isinstance(memfd, bytes):
+            raise SandboxError("the gate's report is malformed")
         limits = {name: _asked_limit(entries.pop(key)) for key, name in _ASKED.items() if key in entries}
         no_new_privileges = entries.pop(NO_NEW_PRIVILEGES, None)
         texts = {name: value.decode() for name, value in entries.items() if isinstance(value, bytes)}
@@ -120,6 +149,7 @@ def parse_report(payload: bytes, unlisted: Set[str] = frozenset()) -> Seen:
         raise SandboxError("the gate's report is malformed") from error
     missing = {"status", "uid_map", "gid_map", "limits", "net/dev", "mountinfo"} - proc.keys()
     missing |= {f"ns/{kind}" for kind in NAMESPACES} - proc.keys()
+    missing |= {MEMFD} if memfd is None else set()
     if missing := missing - unlisted:
         kernel = texts.get(VERSION, "unknown").strip()
         raise SandboxError(f"the gate's report lacks {', '.join(sorted(missing))} (its kernel: {kernel})")
@@ -128,6 +158,7 @@ def parse_report(payload: bytes, unlisted: Set[str] = frozenset()) -> Seen:
         limits=seen.limits or limits,
         landlock=int.from_bytes(landlock, "big"),
         ptmx=ptmx not in {-errno.EACCES, -errno.ENOENT},
+        memfd=None if memfd is None else -memfd,
         no_new_privileges=None if no_new_privileges is None else no_new_privileges == b"\0\0\0\1",
         kernel=texts.get(VERSION, "").strip(),
     )
@@ -208,6 +239,11 @@ def statuses_beside(pid: int) -> tuple[Mapping[str, str], ...]:
     return tuple(found)
 
 
+def kernel_has(paths: Iterable[str]) -> frozenset[str]:
+    """Return those of `paths` (below /proc and /sys) that this host's kernel has."""
+    return frozenset(path for path in paths if Path(path).exists())
+
+
 def own_kernel() -> str:
     """Return which kernel this host's is, in its own words."""
     return Path(VERSION).read_text().strip()
@@ -269,11 +305,11 @@ def _seen(proc: Mapping[str, str], cgroup: Mapping[str, str]) -> Seen:
     limits = {
         name: cgroup[file].strip() for name, files in _LIMITS.items() for file in files if file in cgroup
     }
-    uid_map = proc.get("uid_map")
     devices = proc.get("net/dev")
     return Seen(
         status=_status(proc.get("status", "")),
-        uid_map=None if uid_map is None else tuple(_numbers(line) for line in uid_map.splitlines()),
+        uid_map=_id_map(proc.get("uid_map")),
+        gid_map=_id_map(proc.get("gid_map")),
         label=proc.get("attr/current", "").strip("\0\n"),
         limits=dict(_limit(line) for line in proc.get("limits", "").splitlines()[1:]),
         interfaces=None
@@ -288,6 +324,10 @@ def _seen(proc: Mapping[str, str], cgroup: Mapping[str, str]) -> Seen:
 def _status(text: str) -> dict[str, str]:
     parted = (line.partition(":") for line in text.splitlines())
     return {name: value.strip() for name, _, value in parted}
+
+
+def _id_map(text: str | None) -> IdMap | None:
+    return None if text is None else tuple(map(_numbers, text.splitlines()))
 
 
 def _numbers(line: str) -> tuple[int, int, int]:

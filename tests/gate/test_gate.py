@@ -510,6 +510,7 @@ def test_report(start_gate: Start) -> None:
         assert seen[f"limit {name}"] == b"".join(limit.to_bytes(8, "big") for limit in limits), name
     assert seen["no-new-privs"] in {bytes(4), b"\0\0\0\1"}
     assert seen["/dev/pts/ptmx"] == b""
+    assert seen["memfd_create"] == -22, "there is no filter, and nothing has such flags"
     # Streams, what wakes it, and where it may be told to say what it starts.
     eventually(lambda: len(list(Path(f"/proc/{child}/fd").iterdir())) == 5, "it keeps more")
 

@@ -9,9 +9,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import attrs
+import httpx
 import pytest
 import trio
+from conftest import opt_outs
 
+from sandbox.between import EngineBetween
 from sandbox.conftest import docker_settings
 from sandbox.test_apparmor import PROFILE
 from supervisor.engine import Docker, DockerContainers
@@ -33,6 +36,7 @@ from supervisor.sandbox.apparmor_kernel import (
 )
 from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.identity import this_process
+from supervisor.sandbox.providers import open_provider
 from supervisor.sandbox.surroundings import look_around
 from supervisor.sandbox.verify import read_engine
 
@@ -283,6 +287,49 @@ async def test_no_session_while_the_profiles_are_not_those_of_the_start(
         with pytest.raises(SandboxError, match=UNSAFE_PROFILES):
             async with hardened.prepare(10):
                 raise AssertionError
+
+
+class Confining(EngineBetween):
+    """The real engine, which says that its kernel has AppArmor."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        response = await super().handle_async_request(request)
+        if not request.url.path.endswith("/info"):
+            return response
+        body = await self.body_of(response)
+        body["SecurityOptions"] = [*body["SecurityOptions"], "name=apparmor"]
+        return self.answer(response.status_code, body)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("of_session", [False, True], ids=["gate", "session"])
+async def test_no_start_while_a_profile_only_complains(
+    request: pytest.FixtureRequest, kernel: Kernel, monkeypatch: pytest.MonkeyPatch, of_session: bool
+) -> None:
+    without = tuple(name for name in opt_outs() if name != Measure.APPARMOR)
+    settings = docker_settings(request, hardening_without=without)
+
+    def engine(url: str | None) -> Docker:
+        docker = Docker(url)
+        docker.api.transport = Confining(docker.api.transport)
+        return docker
+
+    monkeypatch.setattr("supervisor.sandbox.providers.Docker", engine)
+    with trio.fail_after(60):
+        async with Docker(settings.docker_host) as docker:
+            facts = await read_engine(docker, settings)
+            image = (await look_around(docker, facts, settings, this_process())).image
+            assert image is not None
+            profile = await make_session_profile(docker, settings, image, this_process())
+        await kernel.install(profile)
+        name = profile.name if of_session else GATE_PROFILE
+        (kernel.of(name) / "mode").write_text("complain\n")
+        with pytest.raises(ConfigurationError) as caught:
+            async with open_provider(settings):
+                raise AssertionError
+    text = str(caught.value)
+    for part in (Measure.APPARMOR, f"{name} is loaded in mode complain", INSTALL, "HARDENING_WITHOUT="):
+        assert part in text
 
 
 @pytest.mark.engine

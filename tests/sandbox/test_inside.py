@@ -23,7 +23,7 @@ from supervisor.sandbox.policy import HardeningPolicy
 from supervisor.sandbox.providers import open_docker_provider
 from supervisor.sandbox.runtimes import Runtime
 from supervisor.sandbox.seccomp import load_profile
-from supervisor.sandbox.seen import Seen, parse_report
+from supervisor.sandbox.seen import Seen, kernel_has, parse_report
 from supervisor.sandbox.terminal import LeaseRequest
 from supervisor.settings import Settings
 
@@ -37,6 +37,7 @@ OURS = {kind: f"{kind}:[1]" for kind in NAMESPACES}
 STATUS = """Name:\tgate
 Uid:\t1000\t1000\t1000\t1000
 Gid:\t1000\t1000\t1000\t1000
+Groups:\t1000\x20
 CapInh:\t0000000000000000
 CapPrm:\t0000000000000000
 CapEff:\t0000000000000000
@@ -54,17 +55,34 @@ Max pending signals       128                  128                  signals
 """
 DEVICES = "Inter-|   Receive\n face |bytes\n    lo:       0       0\n"
 _FLAGS = "rw,nosuid,nodev,noexec,relatime"
+_READ_ONLY = "ro,nosuid,nodev,noexec,relatime"
+_NULL = "rw,nosuid - tmpfs tmpfs rw,size=65536k,mode=755"
 MOUNTS = f"""505 514 0:88 / / ro,relatime - overlay overlay rw,lowerdir=/x
 506 505 0:84 / /proc {_FLAGS} - proc proc rw
 507 505 0:85 / /dev rw,nosuid - tmpfs tmpfs rw,size=65536k,mode=755
+508 507 0:86 / /dev/pts rw,nosuid,noexec,relatime - devpts devpts rw,gid=5,mode=620,ptmxmode=666
+509 505 0:87 / /sys {_READ_ONLY} - sysfs sysfs ro
+510 509 0:89 / /sys/fs/cgroup {_READ_ONLY} - cgroup2 cgroup rw
+536 506 0:84 /bus /proc/bus {_READ_ONLY} - proc proc rw
+537 506 0:84 /fs /proc/fs {_READ_ONLY} - proc proc rw
 539 506 0:84 /sys /proc/sys ro,relatime - proc proc rw
-541 506 0:85 /null /proc/keys rw,nosuid - tmpfs tmpfs rw,size=65536k,mode=755
+540 506 0:84 /sysrq-trigger /proc/sysrq-trigger {_READ_ONLY} - proc proc rw
+541 506 0:85 /null /proc/keys {_NULL}
+542 506 0:85 /null /proc/kcore {_NULL}
+543 506 0:85 /null /proc/interrupts {_NULL}
+544 506 0:98 / /proc/acpi ro,relatime - tmpfs tmpfs ro
+545 509 0:99 / /sys/firmware ro,relatime - tmpfs tmpfs ro
 591 507 0:94 / /dev/shm {_FLAGS} - tmpfs shm rw,size=1024k
 600 505 0:95 / /tmp {_FLAGS} - tmpfs tmpfs rw,size=65536k
 601 505 0:96 / /run {_FLAGS} - tmpfs tmpfs rw,size=32768k,mode=755,uid=1000,gid=1000
 592 505 254:0 /x/passwd-1 /etc/passwd ro,relatime - ext4 /dev/vda rw
 602 505 0:97 / /home/appuser/.ably {_FLAGS} - tmpfs tmpfs rw,size=10240k,mode=700
 """
+# Of what is hidden or read-only, the rest is what this kernel has not.
+THERE = frozenset(
+    {f"/proc/{name}" for name in ("acpi", "bus", "fs", "interrupts", "kcore", "keys", "sys", "sysrq-trigger")}
+    | {"/sys/firmware"}
+)
 GOOD: dict[str, bytes | int] = {
     "/proc/self/status": STATUS.encode(),
     "/proc/self/uid_map": b"         0     100000      65536\n",
@@ -80,6 +98,7 @@ GOOD: dict[str, bytes | int] = {
     "/sys/fs/cgroup/memory/memory.limit_in_bytes": -2,
     **{f"/proc/self/ns/{kind}": f"{kind}:[2]".encode() for kind in NAMESPACES},
     "/dev/pts/ptmx": -13,
+    "memfd_create": -1,
     "landlock": b"\0\0\0\7",
 }
 
@@ -99,13 +118,27 @@ def seen(**changes: bytes | int) -> Seen:
     for name, value in changes.items():
         (key,) = (key for key in entries if key.rpartition("/")[2] == name)
         entries[key] = value
-    return parse_report(encode(entries))
+    return attrs.evolve(parse_report(encode(entries)), there=THERE)
+
+
+def mounts(old: str = "", new: str = "", more: str = "") -> dict[str, bytes | int]:
+    """The good mounts with something replaced, which must be there, or more of them."""
+    assert old in MOUNTS
+    return {"mountinfo": (MOUNTS.replace(old, new) + more).encode()}
+
+
+def without_mount(point: str) -> dict[str, bytes | int]:
+    (line,) = (line for line in MOUNTS.splitlines(keepends=True) if line.split()[4] == point)
+    return mounts(line)
 
 
 def outside(view: Seen) -> Seen:
     """The same, as the host sees it: without what only a process itself can find out."""
-    status = {**view.status, "Uid": "101000\t101000\t101000\t101000"}
-    return attrs.evolve(view, status=status, landlock=None, ptmx=None)
+    ids = {
+        name: "\t".join(str(100_000 + int(number)) for number in view.status[name].split())
+        for name in ("Uid", "Gid", "Groups")
+    }
+    return attrs.evolve(view, status={**view.status, **ids}, landlock=None, ptmx=None, memfd=None)
 
 
 @pytest.fixture(scope="module")
@@ -127,14 +160,18 @@ def test_all_is_well(policy: HardeningPolicy) -> None:
     assert verdict.verified[Measure.LANDLOCK] == ("inside",)
 
 
+WHOLE = b"0 0 4294967295\n"
 BROKEN: list[tuple[str, dict[str, bytes | int], str]] = [
     ("seccomp off", {"status": STATUS.replace("Seccomp:\t2", "Seccomp:\t0").encode()}, "inside Seccomp"),
     ("no filter", {"status": STATUS.replace("filters:\t1", "filters:\t0").encode()}, "Seccomp_filters"),
+    ("the engine's filter", {"memfd_create": -22}, "inside memfd_create"),
     ("a capability", {"status": STATUS.replace("CapBnd:\t00", "CapBnd:\t01").encode()}, "inside CapBnd"),
     ("new privileges", {"status": STATUS.replace("Privs:\t1", "Privs:\t0").encode()}, "inside NoNewPrivs"),
     ("root", {"status": STATUS.replace("Uid:\t1000", "Uid:\t0").encode()}, "inside Uid"),
     ("another group", {"status": STATUS.replace("Gid:\t1000", "Gid:\t4").encode()}, "inside Gid"),
-    ("no user namespace", {"uid_map": b"0 0 4294967295\n"}, "inside uid_map"),
+    ("more groups", {"status": STATUS.replace("1000\x20", "1000 27").encode()}, "inside Groups"),
+    ("no user namespace", {"uid_map": WHOLE}, "inside uid_map"),
+    ("the host's groups", {"gid_map": WHOLE}, "inside gid_map"),
     ("unconfined", {"current": b"unconfined\n"}, "AppArmor label"),
     ("complaining", {"current": b"ably-cli-sandbox-profile (complain)\n"}, "AppArmor label"),
     ("another profile", {"current": b"docker-default (enforce)\n"}, "AppArmor label"),
@@ -145,6 +182,27 @@ BROKEN: list[tuple[str, dict[str, bytes | int], str]] = [
     ("another PTY", {"ptmx": 0}, "/dev/ptmx"),
     ("root writable", {"mountinfo": MOUNTS.replace("/ / ro", "/ / rw").encode()}, "mount /:"),
     ("/proc/sys writable", {"mountinfo": MOUNTS.replace("/sys ro", "/sys rw").encode()}, "mount /proc/sys"),
+    ("/proc/sys left out", without_mount("/proc/sys"), 'inside /proc/sys: ["nodev", "noexec"'),
+    ("sysrq", without_mount("/proc/sysrq-trigger"), 'inside /proc/sysrq-trigger: ["nodev", "noexec"'),
+    ("kcore in sight", without_mount("/proc/kcore"), 'inside /proc/kcore: "proc" instead of "hidden"'),
+    ("firmware in sight", without_mount("/sys/firmware"), 'inside /sys/firmware: "sysfs"'),
+    (
+        "kcore shown",
+        mounts(f"85 /null /proc/kcore {_NULL}", f"84 /kcore /proc/kcore {_READ_ONLY} - proc proc rw"),
+        'inside /proc/kcore: "proc"',
+    ),
+    (
+        "/proc once more",
+        mounts(more=f"9 5 0:84 / /proc {_FLAGS} - proc proc rw\n"),
+        'inside /proc/keys: "proc"',
+    ),
+    ("/proc executable", mounts(f"/proc {_FLAGS}", "/proc rw,nosuid,nodev"), "inside mount /proc:"),
+    ("/dev set-user-id", mounts("/dev rw,nosuid", "/dev rw"), "inside mount /dev:"),
+    ("/dev/pts", mounts("/dev/pts rw,nosuid,noexec", "/dev/pts rw"), "inside mount /dev/pts:"),
+    ("no /dev/pts", without_mount("/dev/pts"), "inside mount /dev/pts: null"),
+    ("/sys with devices", mounts(f"/sys {_READ_ONLY}", "/sys ro,nosuid,noexec"), "inside mount /sys:"),
+    ("/sys writable", mounts(f"/sys {_READ_ONLY}", f"/sys {_FLAGS}"), "inside mount /sys:"),
+    ("cgroup", mounts(f"cgroup {_READ_ONLY}", f"cgroup {_FLAGS}"), "inside mount /sys/fs/cgroup:"),
     ("something more", {"mountinfo": f"{MOUNTS}9 5 0:9 / /data rw - ext4 /dev/x rw\n".encode()}, "/data"),
     ("over a mount", {"mountinfo": f"{MOUNTS}9 5 0:9 / /tmp rw - ext4 /dev/x rw\n".encode()}, "mount /tmp"),
     ("executable", {"mountinfo": MOUNTS.replace("noexec,", "").encode()}, "mount /run"),
@@ -195,15 +253,44 @@ def test_what_is_to_blame_is_known_by_its_measure(
 
 @pytest.mark.parametrize(
     "changes",
-    [row[1] for row in BROKEN if row[0] not in {"no Landlock", "another PTY", "another group", "root"}],
-    ids=lambda changes: next(iter(changes)),
+    [row[1] for row in BROKEN if row[0] not in {"no Landlock", "another PTY", "the engine's filter"}],
+    ids=[row[0] for row in BROKEN if row[0] not in {"no Landlock", "another PTY", "the engine's filter"}],
 )
 def test_a_gate_that_lies_is_caught(policy: HardeningPolicy, changes: dict[str, bytes | int]) -> None:
     """It reports what should be; the host sees what is."""
     host = outside(seen(**changes))
-    if "uid_map" in changes:
+    if {"uid_map", "gid_map"} & changes.keys():
         host = attrs.evolve(host, status=seen().status)
     assert "host " in found(judge(policy, seen(), host, OURS)) or "net" in changes
+
+
+def test_what_runtimes_do_for_remapped_users(policy: HardeningPolicy) -> None:
+    """Devices are the host's, and so what hides is; hierarchies of cgroup v1 are writable, in a tmpfs."""
+    device = "rw,nosuid,relatime - devtmpfs udev rw,size=1000000k,mode=755"
+    cgroup = f"510 509 0:89 / /sys/fs/cgroup {_READ_ONLY} - cgroup2 cgroup rw\n"
+    hierarchies = f"""510 509 0:89 / /sys/fs/cgroup {_FLAGS} - tmpfs tmpfs rw,mode=755
+511 510 0:29 /x /sys/fs/cgroup/cpu {_FLAGS} - cgroup cgroup rw,cpu
+"""
+    text = MOUNTS.replace(f"0:85 /null /proc/keys {_NULL}", f"0:6 /null /proc/keys {device}")
+    text = text.replace(cgroup, hierarchies) + f"700 507 0:6 /null /dev/null {device}\n"
+    remapped = seen(mountinfo=text.encode(), gid_map=b"0 200000 65536\n")
+    host = outside(remapped)
+    groups = {"Gid": "\t".join(["201000"] * 4), "Groups": "201000"}
+    host = attrs.evolve(host, status={**host.status, **groups})
+    assert found(judge(policy, remapped, host, OURS)) == ""
+    unmapped = seen(mountinfo=text.encode(), gid_map=WHOLE)
+    assert "mount /dev/null" in found(judge(policy, unmapped, None, None))
+
+
+def test_a_kernel_that_is_not_known_here(policy: HardeningPolicy) -> None:
+    """An engine on another host: only what every kernel has must be hidden."""
+    for point, told in (("/proc/kcore", False), ("/proc/interrupts", True), ("/proc/sys", True)):
+        report = parse_report(encode({**GOOD, "/proc/self/mountinfo": without_mount(point)["mountinfo"]}))
+        assert (point in found(judge(policy, report, None, None))) == told
+
+
+def test_what_this_kernel_has() -> None:
+    assert kernel_has(["/proc/sys", "/proc/no-such-file", "/sys"]) == {"/proc/sys", "/sys"}
 
 
 def test_namespaces_of_the_supervisor(policy: HardeningPolicy) -> None:
@@ -212,7 +299,7 @@ def test_namespaces_of_the_supervisor(policy: HardeningPolicy) -> None:
 
 
 def test_what_is_gone_without_is_not_looked_at(policy: HardeningPolicy) -> None:
-    bare = seen(current=-22, landlock=b"\0\0\0\0", ptmx=0, uid_map=b"0 0 4294967295\n")
+    bare = seen(current=-22, landlock=b"\0\0\0\0", ptmx=0, uid_map=WHOLE, gid_map=WHOLE)
     host = attrs.evolve(outside(bare), status=bare.status)
     without = frozenset({Measure.APPARMOR, Measure.LANDLOCK, Measure.USERNS})
     assert found(judge(policy, bare, host, OURS)).count("\n") >= 3
@@ -232,6 +319,7 @@ def test_what_is_gone_without_is_not_looked_at(policy: HardeningPolicy) -> None:
         encode(GOOD) + b"landlock\0\0\0\0\0",
         encode({name: value for name, value in GOOD.items() if name != "landlock"}),
         encode({name: value for name, value in GOOD.items() if name != "/proc/self/status"}),
+        encode({**GOOD, "memfd_create": b"x"}),
         encode({name: value for name, value in GOOD.items() if name != "/proc/self/ns/net"}),
         encode({**GOOD, "/proc/self/mountinfo": b"garbage"}),
         encode({**GOOD, "/proc/self/limits": b"head\nMax open files\n"}),
@@ -240,11 +328,16 @@ def test_what_is_gone_without_is_not_looked_at(policy: HardeningPolicy) -> None:
         encode({**GOOD, "/proc/self/status": -13}),
         encode({**GOOD, "landlock": b"7"}),
     ],
-    ids=range(15),
+    ids=range(16),
 )
 def test_malformed_reports(payload: bytes) -> None:
     with pytest.raises(SandboxError, match="the gate's report"):
         parse_report(payload)
+
+
+def test_an_older_gate() -> None:
+    with pytest.raises(SandboxError, match=r"lacks memfd_create \(its kernel"):
+        parse_report(encode({name: value for name, value in GOOD.items() if name != "memfd_create"}))
 
 
 class LyingEngine(EngineBetween):
@@ -291,6 +384,9 @@ async def lying(hardened: DockerProvider) -> AsyncIterator[LyingEngine]:
         ({"Memory": 0, "MemorySwap": 0}, "inside cgroup limit memory"),
         ({"NanoCpus": 0}, "inside cgroup limit cpu"),
         ({"Ulimits": None}, "inside Max open files"),
+        ({"MaskedPaths": []}, "inside /proc/interrupts: .proc. instead of .hidden"),
+        ({"ReadonlyPaths": []}, "inside /proc/sys: .* instead of .read-only"),
+        ({"GroupAdd": ["27"]}, "inside Groups: .*27.* instead of"),
         # An engine that remaps users cannot even do it.
         ({"IpcMode": "host"}, "host namespace ipc|could not start"),
         ({"CgroupnsMode": "host"}, "host namespace cgroup"),
@@ -308,6 +404,27 @@ async def test_an_engine_that_lies_is_caught(
             async with hardened.lease(TRUE):
                 raise AssertionError
         await hardened.containers.pending.drain(30)
+
+
+@pytest.mark.engine
+async def test_a_filter_of_the_engines_own(request: pytest.FixtureRequest) -> None:
+    """It was not given ours and applies what it applies to everybody. Those of older engines refuse Landlock,
+    which is gone without here."""
+    settings = docker_settings(request, hardening_without=sorted({*opt_outs(), "landlock"}))
+    with trio.fail_after(LIMIT):
+        async with (
+            open_docker_provider(settings, verify=False) as provider,
+            put_between(provider, LyingEngine) as engine,
+        ):
+            engine.leave_out = {"SecurityOpt": ["no-new-privileges:true"]}
+            with pytest.raises(SandboxError, match=r"inside memfd_create: .EINVAL. instead of .EPERM"):
+                async with provider.lease(TRUE):
+                    raise AssertionError
+            await provider.containers.pending.drain(30)
+
+
+def test_what_the_profile_is_known_by(policy: HardeningPolicy) -> None:
+    assert "memfd_create" not in policy.seccomp.named
 
 
 @pytest.mark.engine

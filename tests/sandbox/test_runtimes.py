@@ -72,6 +72,7 @@ REPORT: dict[str, bytes | int] = {
     **{name: MISSING for name in GOOD if name.startswith("/sys/fs/cgroup/")},
     **{f"/proc/self/ns/{kind}": MISSING for kind in ("cgroup", "ipc", "mnt", "uts")},
     "/dev/pts/ptmx": 0,
+    "memfd_create": -22,
     "limit core": bytes(16),
     "limit fsize": (67108864).to_bytes(8, "big") * 2,
     "limit nofile": (512).to_bytes(8, "big") * 2,
@@ -84,6 +85,7 @@ FILTERED = {"Seccomp": "2", "NoNewPrivs": "1"}
 SENTRY = Seen(
     status={**FILTERED, "Uid": "65534\t65534\t65534\t65534", "CapEff": "0000000000240000"},
     uid_map=((65534, 65534, 1),),
+    gid_map=((65534, 65534, 1),),
     label="",
     limits={},
     interfaces=frozenset({"lo"}),
@@ -291,7 +293,7 @@ def test_what_gvisor_lacks_is_not_forgiven_elsewhere() -> None:
         encode({**REPORT, **{name: GOOD[name] for name in GOOD if "/ns/" in name}}), {"limits"}
     )
     text = found(judge(policy_of("runc"), listed, None, None))
-    for part in ("CapAmb", "NoNewPrivs", "mount /proc/sys", "cgroup limits", "mount /tmp", "Landlock"):
+    for part in ("CapAmb", "NoNewPrivs", "inside /proc/sys:", "cgroup limits", "mount /tmp", "Landlock"):
         assert part in text
 
 
