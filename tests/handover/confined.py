@@ -4,8 +4,9 @@
 
 What the file says is read from the file: capabilities, paths, system calls, with the groups of system calls
 that the installed systemd knows. The rest of its settings has one meaning each here, which the file must ask
-for; what is looked up and not there is an error. Not done here: ProtectHome (an interpreter may live there),
-RestrictSUIDSGID, RestrictRealtime, the device cgroup.
+for; what is looked up and not there is an error. The file, the interpreter and the command must not be in
+/tmp, which is another one. Not done here: ProtectHome (an interpreter may live there), RestrictSUIDSGID,
+RestrictRealtime, the control group of devices.
 
 Sources: systemd.exec(5), the manual of systemd 252; seccomp_rule_add_array(3); mount(8); setpriv(1).
 """
@@ -113,7 +114,7 @@ def filter_calls(unit: Unit) -> None:
         number = library.seccomp_syscall_resolve_name(call.encode())
         if number < 0:  # another architecture's
             return
-        array = (_Comparison * len(conditions))(*conditions)
+        array = (_Comparison * len(conditions))(*(_Comparison(*each) for each in conditions))
         status = library.seccomp_rule_add_array(context, action, number, len(conditions), array)
         if status < 0:
             raise OSError(-status, f"a rule for {call}")
@@ -153,7 +154,7 @@ def arrange_files(unit: Unit) -> None:
     for path in [*own, *read_only]:
         if path not in _mounts():
             _mount("--rbind", path, path)
-    for path in ("/tmp", "/var/tmp"):  # noqa: S108
+    for path in ("/tmp", "/var/tmp"):
         _mount("-t", "tmpfs", "tmpfs", path)
         writable.append(path)
     _private_devices()
@@ -164,7 +165,7 @@ def arrange_files(unit: Unit) -> None:
 
 
 def _private_devices() -> None:
-    fresh = Path("/tmp/dev")  # noqa: S108
+    fresh = Path("/tmp/dev")
     fresh.mkdir()
     _mount("-t", "tmpfs", "-o", "mode=0755,nosuid,noexec", "tmpfs", str(fresh))
     for name in _DEVICES:
@@ -185,10 +186,10 @@ def main(arguments: Sequence[str]) -> None:
     unit = read_unit(Path(path))
     if step == "--filter":
         filter_calls(unit)
-        os.execvp(command[0], command)  # noqa: S606
+        os.execvp(command[0], command)
     arrange_files(unit)
     again = [*setpriv(unit), sys.executable, __file__, "--filter", path, *command]
-    os.execvp(again[0], again)  # noqa: S606
+    os.execvp(again[0], again)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,18 @@ from pathlib import Path
 
 import pytest
 import trio
-from conftest import missing
+from conftest import missing, opt_outs
 from faults.supervised import containers_of, guards_of, instance_of, is_running
+from sandbox.conftest import command_lines, network_name
 
 from handover import confined
 from handover.harness import Faithful, server, until
 from handover.test_packaging import UNIT
+from supervisor.egress.host import missing_programs
 from supervisor.engine import Docker
 from supervisor.reaping.cgroups import hierarchies
+
+__all__ = ["network_name"]
 
 TIMEOUT = 150.0
 REFUSED = re.compile(r"not permitted|ermission denied|EPERM|EACCES|ead-only file system|Traceback")
@@ -41,17 +45,24 @@ def test_without_capabilities_that_are_root_again() -> None:
     """Those that the server needs, and none with which a mistake of its own is as good as the whole host."""
     allowed = confined.read_unit(UNIT)["CapabilityBoundingSet"]
     assert allowed == sorted(set(allowed))
-    too_much = {"SYS_ADMIN", "SYS_MODULE", "SYS_RAWIO", "SYS_BOOT", "BPF", "MAC_ADMIN", "MKNOD", "SETFCAP", "SETPCAP"}
+    too_much = {
+        "SYS_ADMIN",
+        "SYS_MODULE",
+        "SYS_RAWIO",
+        "SYS_BOOT",
+        "BPF",
+        "MAC_ADMIN",
+        "MKNOD",
+        "SETFCAP",
+        "SETPCAP",
+    }
     assert not {f"CAP_{name}" for name in too_much} & set(allowed)
 
 
 def test_settings_of_the_unit() -> None:
     unit = confined.read_unit(UNIT)
-    on = (
-        "LockPersonality MemoryDenyWriteExecute NoNewPrivileges PrivateDevices PrivateTmp ProtectClock ProtectHome "
-        "ProtectHostname ProtectKernelLogs ProtectKernelModules RestrictRealtime RestrictSUIDSGID"
-    )
-    assert {name: unit.get(name) for name in on.split()} == dict.fromkeys(on.split(), ["yes"])
+    on = ["LockPersonality", "MemoryDenyWriteExecute", "NoNewPrivileges", "PrivateDevices", "PrivateTmp", "ProtectClock", "ProtectHome", "ProtectHostname", "ProtectKernelLogs", "ProtectKernelModules", "RestrictRealtime", "RestrictSUIDSGID"]
+    assert [name for name in on if unit.get(name) != ["yes"]] == []
     assert unit["ProtectSystem"] == ["strict"]
     assert unit["RestrictNamespaces"] == ["user"]
     assert unit["SystemCallArchitectures"] == ["native"]
@@ -59,24 +70,53 @@ def test_settings_of_the_unit() -> None:
     assert not {"PrivateNetwork", "PrivateUsers", "ProtectProc", "ProcSubset", "PrivateMounts"} & unit.keys()
     assert not {"ProtectControlGroups", "ProtectKernelTunables"} & unit.keys()
     # What becomes code of the kernel's, or of root's: no way around the limits of the process.
-    dangerous = {"mount", "ptrace", "bpf", "init_module", "kexec_load", "open_by_handle_at", "pivot_root", "chroot"}
+    dangerous = {
+        "mount",
+        "ptrace",
+        "bpf",
+        "init_module",
+        "kexec_load",
+        "open_by_handle_at",
+        "pivot_root",
+        "chroot",
+    }
     assert not dangerous & confined.calls_of(unit["SystemCallFilter"])
 
 
 @pytest.mark.engine
+@pytest.mark.netns
 async def test_a_server_that_is_confined_by_the_unit_lacks_nothing(
-    request: pytest.FixtureRequest, tmp_path: Path, docker_host: str, workbench_image: str
+    request: pytest.FixtureRequest, tmp_path: Path, docker_host: str, workbench_image: str, network_name: str
 ) -> None:
-    """Session, pool, hand-over to a successor that it starts itself, end: as without, and no refusal in the log."""
+    """Filtered egress, session, pool, hand-over to a successor that it starts itself, end: as without, and no
+    refusal in the log.
+    """
     if os.geteuid() != 0:
         missing(request, "the unit's server is root")
+    if absent := missing_programs():
+        missing(request, f"egress needs {' and '.join(absent)}")
     manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     address = f"@{secrets.token_hex(8)}"  # no file: the server has a /tmp of its own
     manager.bind(f"\0{address[1:]}")
     told: list[str] = []
-    within = ["unshare", "--mount", "--propagation", "slave", sys.executable, confined.__file__, "--files", str(UNIT)]
+    within = [
+        "unshare",
+        "--mount",
+        "--propagation",
+        "slave",
+        sys.executable,
+        confined.__file__,
+        "--files",
+        str(UNIT),
+    ]
     arguments = ("serve", "--no-setup", "--port", "0")
-    settings = {"DOCKER_HOST": docker_host, "NOTIFY_SOCKET": address, "WARM_POOL_SIZE": "1"}
+    settings = {
+        "DOCKER_HOST": docker_host,
+        "DOCKER_NETWORK_NAME": network_name,
+        "HARDENING_WITHOUT": ",".join(name for name in opt_outs() if name != "egress"),
+        "NOTIFY_SOCKET": address,
+        "WARM_POOL_SIZE": "1",
+    }
     with manager, trio.fail_after(TIMEOUT):
         listener = trio.socket.from_stdlib_socket(manager)
 
@@ -113,6 +153,9 @@ async def test_a_server_that_is_confined_by_the_unit_lacks_nothing(
             await until(lambda: not is_running(pid), 60)
             await until(lambda: guards_of(instance) == [], 60)
             assert await containers_of(docker, instance) == set()
+            await until(
+                lambda: command_lines(network_name) == []
+            )  # the keeper and its dnsmasq, a user of its own
             assert not [group for root in set(hierarchies().values()) for group in root.glob(f"*{instance}*")]
             assert not [line for line in one.log.read_text().splitlines() if REFUSED.search(line)]
             nursery.cancel_scope.cancel()
