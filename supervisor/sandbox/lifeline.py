@@ -172,8 +172,8 @@ async def open_lifeline_socket(parent: Path, uid: int | None = None) -> AsyncGen
                 if uid is None or (uid != os.geteuid() and os.geteuid() != 0):
                     path.chmod(0o666)
                 else:
+                    path.chmod(0o600)  # before it is somebody else's, which would take CAP_FOWNER
                     os.chown(path, uid, -1)
-                    path.chmod(0o600)
                 directory.chmod(0o711)
                 # What a gate and its child send tells who sent it.
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
