@@ -23,6 +23,7 @@ from benchmarks.adapters import ADAPTERS
 from benchmarks.measuring import Record
 from benchmarks.results import Results
 from benchmarks.scenarios.scenario import Scenario, Size
+from benchmarks.secrecy import masked
 from benchmarks.targets import Options, Running, Target
 
 
@@ -90,7 +91,7 @@ def begin(plan: Plan) -> Results:
     called = sys.argv[sys.argv.index("bench") + 1 :] if "bench" in sys.argv else sys.argv[1:]
     results = Results.begin(
         began=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        command=shlex.join(["terminal-supervisor", "bench", *called]),
+        command=shlex.join(["terminal-supervisor", "bench", *masked(called)]),
         machine=machine.describe(),
         parts=[part.describe() for part in plan.parts],
     )

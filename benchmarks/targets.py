@@ -22,6 +22,7 @@ import trio
 
 from benchmarks.client import Access
 from benchmarks.floors import COMMAND, engine_processes
+from benchmarks.secrecy import without_credentials
 from supervisor import __version__
 from supervisor.engine import Docker
 from supervisor.errors import ConfigurationError
@@ -461,7 +462,8 @@ def given(access: Access, isolation: str, column: Column) -> Target:
     @asynccontextmanager
     async def launch(options: Options) -> AsyncGenerator[Running]:
         await trio.lowlevel.checkpoint()
-        yield Running(target, access, access.url, "unknown")
+        yield Running(target, access, address, "unknown")
 
-    target = Target("given", access.url, isolation, column, "given", launch)
+    address = without_credentials(access.url)
+    target = Target("given", address, isolation, column, "given", launch)
     return target
