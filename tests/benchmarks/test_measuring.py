@@ -97,6 +97,16 @@ def test_a_start_from_the_pool_is_compared_with_a_bare_pty() -> None:
         ("ours:echo.p50 > 3ms", True),
         ("echo.p50 > 5 ms", False),
         ("echo.p50 < 10ms", True),
+        ("ours:echo.p50 > 0.003s", True),
+        ("ours:echo.p50 > 0.005 s", False),
+        ("ours:echo.p50 > 3000us", True),
+        ("ours:echo.p50 > 5000µs", False),
+        ("ours:echo.p50 > 3", True),  # the figure's own unit
+        ("ours:echo.memory.10 > 3000KB", False),
+        ("ours:echo.memory.10 > 1999KB", True),
+        ("ours:echo.memory.10 < 1 GB", True),
+        ("ours:echo.memory.10 > 1ms", True),  # no megabytes are milliseconds
+        ("ours:echo.memory.10 < 1ms", True),
         ("paste.p50 > 1ms", True),  # nothing measured is no success
     ],
 )
@@ -108,6 +118,39 @@ def test_thresholds(condition: str, fails: bool) -> None:
 def test_a_threshold_of_another_form_is_refused() -> None:
     with pytest.raises(ValueError, match="is no condition"):
         Threshold.parse("echo is fast")
+
+
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        ("echo.p50 > 3parsecs", "'parsecs' is no unit"),
+        ("echo.user.p99 > 3MB", "is a time"),
+        ("echo.max > 3MB/s", "is a time"),
+    ],
+)
+def test_a_unit_that_makes_no_sense_is_refused(condition: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Threshold.parse(condition)
+
+
+@pytest.mark.parametrize(
+    ("condition", "status"),
+    [
+        ("pty:echo.p50 > 100s", 0),
+        ("pty:echo.p50 > 0.001us", 1),
+        ("pty:echo.client.cpu > 1ms", 1),
+        ("pty:paste.p50 > 100s", 1),
+        ("pty:echo.p50 > 3parsecs", 2),
+    ],
+)
+def test_a_condition_decides_on_the_exit_status(
+    condition: str, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["run", "--target", "pty", "--scenario", "echo", "--smoke", "--rounds", "1"]
+    assert main([*command, "--fail-if", condition]) == status
+    printed = capsys.readouterr()
+    assert ("FAILED" in printed.out) is (status == 1)
+    assert ("parsecs" in printed.err) is (status == 2)
 
 
 def test_significance_needs_rounds_and_a_difference() -> None:
