@@ -28,7 +28,7 @@ from benchmarks.runner import Part, Plan, begin, run
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.scenarios import USUAL as USUAL_SCENARIOS
 from benchmarks.scenarios.scenario import Size
-from benchmarks.targets import TARGETS, Column, Options, Target, given
+from benchmarks.targets import COLUMNS, TARGETS, UNKNOWN, Column, Options, Target, given
 from benchmarks.targets import USUAL as USUAL_TARGETS
 from benchmarks.thresholds import Threshold
 from supervisor.errors import ConfigurationError
@@ -79,8 +79,9 @@ def parser() -> argparse.ArgumentParser:
     )
     what.add_argument(
         "--column",
-        choices=["containers, warm", "containers, cold", "no containers"],
-        default="containers, cold",
+        choices=COLUMNS,
+        default=UNKNOWN,
+        help="whom the server at --url stands beside; default: nobody, as what it runs sessions in is unknown",
     )
     what.add_argument(
         "--remote-target-is-mine", action="store_true", help="--url is not loopback, and may be loaded"

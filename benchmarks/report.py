@@ -116,7 +116,7 @@ def text(results: Results) -> str:
                 console.print(table)
             for note in _notes(results, column, scenario):
                 console.print(f"  {note}", highlight=False, markup=False)
-    for remark in results.document["remarks"]:
+    for remark in [*results.skipped, *results.document["remarks"]]:
         console.print(remark, highlight=False, markup=False)
     return out.getvalue()
 
@@ -168,7 +168,7 @@ def html(results: Results) -> str:
         f"<p>{escape(document['began'])}, up to {results.rounds} rounds, interleaved. {escape(machine)}.</p>",
         f"<p><code>{escape(document['command'])}</code></p>",
         f"<nav>{links}</nav>",
-        _list(results.failed),
+        _list([*results.failed, *results.skipped]),
         "<h2>Who was measured</h2>",
         _table(["target", "what", "version", "isolation", "protocol", "command"], targets, "about"),
         f"<p class=quiet>{HOW_TO_READ}</p>",

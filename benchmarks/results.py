@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 
 from benchmarks.measuring import Better, Figure, Record, Times
-from benchmarks.targets import Running, Target
+from benchmarks.targets import COLUMNS, UNKNOWN, Running, Target
 
 SCHEMA = "terminal-supervisor-benchmark/1"
 
@@ -52,11 +52,17 @@ class Results:
     @classmethod
     def begin(cls, **what: Any) -> "Results":
         """Return a document without figures."""
-        return cls({"schema": SCHEMA, **what, "targets": {}, "scenarios": {}, "runs": [], "remarks": []})
+        return cls({"schema": SCHEMA, **what, "targets": {}, "scenarios": {}, "runs": [], "skipped": [], "remarks": []})
 
     def remark(self, sentence: str) -> None:
         """Note what a reader must know of the whole."""
         self.document["remarks"].append(sentence)
+
+    def skip(self, target: str, scenario: str, reason: str) -> None:
+        """Note that a scenario does not apply to a target."""
+        skipped = {"target": target, "scenario": scenario, "reason": reason}
+        if skipped not in self.document["skipped"]:
+            self.document["skipped"].append(skipped)
 
     def note_target(self, target: Target, running: Running | None) -> None:
         """Note what was measured; `running` is None where it did not start."""
@@ -133,11 +139,23 @@ class Results:
         runs = [f"{run['scenario']}, {run['target']}: {run['error']}" for run in self.runs() if run["error"]]
         return [*self.document["remarks"], *runs]
 
+    @property
+    def skipped(self) -> list[str]:
+        """What was not run because it does not apply, in sentences. (Older documents do not say.)"""
+        return [
+            f"{each['scenario']} was not run against {each['target']}: {each['reason']}"
+            for each in self.document.get("skipped", [])
+        ]
+
+    def skips(self, target: str, scenario: str) -> bool:
+        """Whether that scenario was not run because it does not apply to that target."""
+        skipped = self.document.get("skipped", [])
+        return any(each["target"] == target and each["scenario"] == scenario for each in skipped)
+
     def columns(self) -> list[str]:
         """Return the columns that have figures, in a fixed order."""
-        order = ["containers, warm", "containers, cold", "no containers"]
         present = {target["column"] for target in self.document["targets"].values()}
-        return [column for column in order if column in present]
+        return [column for column in COLUMNS if column in present]
 
     def targets(self, column: str) -> list[str]:
         """Return the targets of a column."""
@@ -145,10 +163,12 @@ class Results:
 
     def floor(self, target: str, scenario: str) -> str | None:
         """Return the floor that `target` is compared with: that of its isolation, and for a start from a
-        pool, which the engine has no part in, the bare PTY.
+        pool, which the engine has no part in, the bare PTY. There is none where the isolation is unknown.
         """
         about = self.document["targets"]
         column = about[target]["column"]
+        if column == UNKNOWN:
+            return None
         claimed = column == "containers, warm" and scenario.startswith("start")
         containers = column.startswith("containers") and not claimed
         for name, other in about.items():

@@ -74,16 +74,19 @@ class Plan:
         return sum(part.rounds * len(part.scenarios) * len(part.targets) for part in self.parts)
 
 
-def applies(scenario: Scenario, running: Running) -> bool:
-    """Whether the scenario can be run against that target."""
+def obstacle(scenario: Scenario, running: Running) -> str | None:
+    """Return why the scenario cannot be run against that target; None where it can."""
     target = running.target
-    return not (
-        (target.name == "standin" and scenario.shell)
-        or (target.role == "floor" and not scenario.floor)
-        or (scenario.resumes and not ADAPTERS[running.access.adapter].resumes)
-        or (scenario.process and running.main is None)
-        or (scenario.page and not running.page)
-    )
+    adapter = running.access.adapter
+    reasons = {
+        "nothing runs on its terminals": target.name == "standin" and scenario.shell,
+        "it is no server": target.role == "floor" and not scenario.floor,
+        f"the protocol {adapter} cannot come back to a session": scenario.resumes
+        and not ADAPTERS[adapter].resumes,
+        "its process is not one that was started here": scenario.process and running.main is None,
+        "it has no page of its own that is known": scenario.page and not running.page,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def begin(plan: Plan) -> Results:
@@ -121,6 +124,8 @@ async def run(plan: Plan, progress: Progress, results: Results) -> None:
                         results.remark(f"a server did not end in order: {_sentence(problem)}")
     if limit.cancelled_caught:
         results.remark(f"the time was over: {done} of {plan.runs} runs are done")
+    elif not results.document["runs"]:
+        results.remark("nothing was measured: no scenario that was asked for applies to a target")
     results.document["seconds"] = round(time.perf_counter() - began)
 
 
@@ -165,7 +170,9 @@ class _Round:
                         self.up[target.name] = await servers.enter_async_context(launched)
                     running = self.up[target.name]
                 self.results.note_target(target, running)
-                if applies(scenario, running):
+                if reason := obstacle(scenario, running):
+                    self.results.skip(target.name, scenario.name, reason)
+                else:
                     await self._measure(scenario, running)
         except Exception as problem:
             self.failed.add(target.name)

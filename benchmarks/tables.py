@@ -177,7 +177,7 @@ def _about(results: Results) -> str:
         said,
         f"In {late} of {len(runs)} runs the client itself was late or busy, which makes their figures worse.",
     ]
-    return "\n".join([*lines, *(f"- {sentence}" for sentence in results.failed)])
+    return "\n".join([*lines, *(f"- {sentence}" for sentence in [*results.failed, *results.skipped])])
 
 
 def _goals(results: Results) -> str:

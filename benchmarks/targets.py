@@ -15,7 +15,7 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import attrs
 import trio
@@ -49,7 +49,10 @@ MARK = "TERMINAL_BENCHMARK"
 START_TIMEOUT = 90.0
 END_TIMEOUT = 60.0
 
-Column = Literal["containers, warm", "containers, cold", "no containers", "client"]
+Column = Literal["containers, warm", "containers, cold", "no containers", "given, isolation unknown"]
+COLUMNS: tuple[Column, ...] = get_args(Column)
+UNKNOWN: Column = "given, isolation unknown"
+"""Of a server that somebody else has started, unless it is told: it is compared with nobody."""
 Role = Literal["ours", "peer", "floor", "given"]
 
 

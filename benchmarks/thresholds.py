@@ -107,16 +107,21 @@ class Threshold:
         return value > self.number if self.above else value < self.number
 
     def failures(self, results: Results) -> Iterator[str]:
-        """Yield a sentence for each target that meets the condition, or for which it cannot be judged."""
-        judged = False
+        """Yield a sentence for each target that meets the condition, or for which it cannot be judged. A
+        scenario that does not apply to some target is not missed there, but must have been run against one.
+        """
         try:
-            for name, value in self.values(results):
-                judged = True
-                if self.met(value):
-                    unit = f" times {self.other}" if self.other else f" {self.unit}".rstrip()
-                    yield f"{name}: {self.text}: it is {value:.4g}{unit}"
+            values = dict(self.values(results))
         except UnfittingUnitError as error:
             yield str(error)
             return
-        if not judged:
+        if not values:
             yield f"{self.text}: nothing was measured that it could be judged by"
+            return
+        for name in self.meant(results):
+            if name not in values:
+                if not results.skips(name, self.scenario):
+                    yield f"{name}: {self.text}: nothing was measured that it could be judged by"
+            elif self.met(values[name]):
+                unit = f" times {self.other}" if self.other else f" {self.unit}".rstrip()
+                yield f"{name}: {self.text}: it is {values[name]:.4g}{unit}"
