@@ -93,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
     for field in attrs.fields(Size):
         much.add_argument(
             f"--{field.name}",
-            type=float if field.name in {"interval", "seconds", "rate"} else int,
+            type=field.type,
             metavar="N",
             help=f"{field.metadata['meaning']}; default: {field.default}",
         )

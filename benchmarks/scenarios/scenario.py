@@ -21,6 +21,7 @@ class Size:
     together: int = _much(10, "sessions that come at once")
     keys: int = _much(500, "keystrokes that are measured")
     interval: float = _much(0.01, "seconds between them, on average")
+    typing: float = _much(0.12, "seconds between the keys of a person who types, on average")
     sessions: int = _much(50, "sessions that are idle beside, or held in `idle`")
     flooding: int = _much(1, "neighbours that flood")
     megabytes: int = _much(100, "MB of output (10^6 bytes)")
@@ -36,6 +37,7 @@ class Size:
             together=2,
             keys=10,
             interval=0.005,
+            typing=0.02,
             sessions=2,
             megabytes=2,
             repeats=1,
