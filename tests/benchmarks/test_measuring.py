@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from html.parser import HTMLParser
@@ -15,6 +16,7 @@ from benchmarks import report
 from benchmarks.cli import UsageError, is_loopback, main, parser
 from benchmarks.compare import compare, permutation_test
 from benchmarks.measuring import Record, Times, arrivals
+from benchmarks.recording import LIMIT, RECORDING
 from benchmarks.results import Results
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.targets import MARK, TARGETS, _kill_marked
@@ -236,3 +238,13 @@ def test_what_a_peer_leaves_behind_is_ended() -> None:
         assert mine.wait(10) == -signal.SIGKILL
         assert another.poll() is None
         another.kill()
+
+
+def test_the_recording_is_of_many_kinds_and_can_be_typed() -> None:
+    content = RECORDING.read_bytes()
+    assert 10_000 < len(content) <= LIMIT
+    assert content.isascii()
+    assert b"\x03" not in content
+    assert len(set(re.findall(rb"\x1b\[[0-9;?]*([a-zA-Z])", content))) > 10
+    lines = set(content.split(b"\x1b"))
+    assert len(lines) > 500, "one and the same thing again and again"
