@@ -42,16 +42,16 @@ HOW_TO_READ = (
 )
 # What a table shows first; further figures of a scenario follow in their own order.
 FIRST = ("p50", "p99", "max", "rate")
-TECHNICAL = ("client.", "load.", "p90", "p99.9", "memory.", "bytes")
+TECHNICAL = re.compile(r"(client|load)\..*|memory\.\d+|(.*\.)?(p90|p99\.9|bytes)")
+"""What readers do not want, or see in a plot: memory by number of sessions."""
+MOST = 12  # figures in a table
 
 
 def shown(names: list[str]) -> list[str]:
     """Return those of a scenario's figures that readers want, the most wanted first."""
-    plain = [
-        name for name in names if not name.startswith(TECHNICAL) and name.rpartition(".")[2] not in TECHNICAL
-    ]
+    plain = [name for name in names if not TECHNICAL.fullmatch(name)]
     first = [name for name in FIRST if name in plain]
-    return [*first, *(name for name in plain if name not in first)][:8]
+    return [*first, *(name for name in plain if name not in first)][:MOST]
 
 
 def _cell(results: Results, target: str, scenario: str, figure: str) -> str:
