@@ -32,7 +32,7 @@ class _WebSocketClient:
     def __init__(self, websocket: WebSocket) -> None:
         self.websocket = websocket
         self.ticket = ""
-        self.close_code: int | None = None
+        self.close_code = 0
 
     async def _message(self) -> tuple[int, bytes]:
         """Return the next message, `(0, b"")` at the end."""
@@ -104,7 +104,9 @@ async def open_v1(access: Access, ticket: str = "") -> AsyncGenerator[Client]:
     if ticket:
         session_id, _, offset = ticket.partition("@")
         auth |= {"sessionId": session_id, "offset": int(offset)}
-    async with open_websocket(access.url, subprotocols=["terminal-supervisor.v1"]) as websocket:
+    source = access.extra.get("source")
+    subprotocols = ["terminal-supervisor.v1"]
+    async with open_websocket(access.url, subprotocols=subprotocols, source=source) as websocket:
         await websocket.send(json.dumps(auth).encode(), TEXT)
         yield V1Client(websocket)
 

@@ -163,7 +163,9 @@ class _Round:
         try:
             async with AsyncExitStack() as own:
                 if scenario.fresh:
-                    running = await own.enter_async_context(target.launch(options))
+                    environment = {**options.environment, **scenario.environment}
+                    launched = target.launch(attrs.evolve(options, environment=environment))
+                    running = await own.enter_async_context(launched)
                 else:
                     if target.name not in self.up:
                         launched = target.launch(options)

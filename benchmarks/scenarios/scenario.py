@@ -1,6 +1,6 @@
 """What a scenario is."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import attrs
@@ -63,6 +63,7 @@ class Scenario:
         floor: whether it makes sense for what is no server.
         page: whether it needs the server's own page.
         deadline: seconds for one run.
+        environment: settings of a server of ours that are this scenario's own; only where it is `fresh`.
     """
 
     name: str
@@ -76,3 +77,4 @@ class Scenario:
     floor: bool = True
     page: bool = False
     deadline: float = 300.0
+    environment: Mapping[str, str] = attrs.field(factory=dict[str, str])

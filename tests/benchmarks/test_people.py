@@ -40,6 +40,7 @@ class Shell:
     hangs_after: float
     hangs_for: float
     ticket: str = ""
+    close_code: int = 0
     output: list[bytes] = attrs.field(factory=lambda: [b"$ "])
     typed: trio.Event = attrs.field(factory=trio.Event)
 
