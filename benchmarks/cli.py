@@ -21,7 +21,7 @@ from rich.table import Table
 from benchmarks import full, report, tables
 from benchmarks.adapters import ADAPTERS
 from benchmarks.client import Access
-from benchmarks.compare import FEWEST_ROUNDS, compare
+from benchmarks.compare import compare, rounds_for
 from benchmarks.display import Display
 from benchmarks.results import Results
 from benchmarks.runner import Part, Plan, begin, run
@@ -37,6 +37,7 @@ from supervisor.provision.setup import prepared
 from supervisor.settings.load import load_settings
 
 EXIT_FAILED = 1
+ROUNDS, JUDGED = 5, 6
 TERMINADO, WETTY = "terminado==0.18.1", "wetty@3.2.0"
 
 
@@ -88,7 +89,12 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--set-up", action="store_true", help="first see to an engine, images and the page")
     much = command.add_argument_group("how much")
-    much.add_argument("--rounds", type=int, default=3)
+    much.add_argument(
+        "--rounds",
+        type=int,
+        default=ROUNDS,
+        help=f"default: {ROUNDS}, with which `compare` can judge {JUDGED} figures at once",
+    )
     much.add_argument("--smoke", action="store_true", help="the least of everything, to see that it works")
     for field in attrs.fields(Size):
         much.add_argument(
@@ -138,6 +144,13 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("before", type=Path)
     command.add_argument("after", type=Path)
     command.add_argument("--all", action="store_true", help="also what did not change")
+    command.add_argument(
+        "--figure",
+        action="append",
+        metavar="PATTERN",
+        help="judge only these: TARGET:SCENARIO.FIGURE, with * for anything; repeatable. The fewer, the sooner a "
+        "change can be told from chance",
+    )
     command.set_defaults(run=_compare)
     command = commands.add_parser("report", help="make the HTML report of saved results")
     command.add_argument("results", type=Path)
@@ -320,7 +333,10 @@ def _compare(options: argparse.Namespace) -> int:
     for heading in ("target", "scenario", "figure", "before", "after", "change", "p", "verdict"):
         table.add_column(heading)
     worse, undecided = False, 0
-    for change in compare(Results.load(options.before), Results.load(options.after)):
+    changes = compare(
+        Results.load(options.before), Results.load(options.after), options.figure or ("*",)
+    )
+    for change in changes:
         worse = worse or change.verdict == "worse"
         undecided += change.p is None
         if not options.all and change.verdict not in {"better", "worse"}:
@@ -331,12 +347,19 @@ def _compare(options: argparse.Namespace) -> int:
             f"{change.before:.4g} {change.unit}", f"{change.after:.4g} {change.unit}",
             percent, "" if change.p is None else f"{change.p:.3f}", change.verdict,
         )  # fmt: skip
-    Console().print(table if table.rows else "Nothing changed that could be told from chance.")
+    if undecided < len(changes):
+        Console().print(table if table.rows else "Nothing changed that could be told from chance.")
+    elif options.all:
+        Console().print(table)
     if undecided:
         print(
-            f"{undecided} figures cannot be judged: fewer than {FEWEST_ROUNDS} rounds in one of them "
-            "(--all shows them)."
+            f"{undecided} of {len(changes)} figures cannot be judged: to tell one of so many from chance takes "
+            f"{rounds_for(len(changes))} rounds on each side. Measure with more --rounds, or name those that "
+            "matter: --figure 'ours:echo.p50'."
         )
+    if undecided == len(changes):
+        print("FAILED nothing could be judged")
+        return EXIT_FAILED
     return EXIT_FAILED if worse else 0
 
 

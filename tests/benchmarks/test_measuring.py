@@ -13,8 +13,8 @@ import pytest
 import trio
 
 from benchmarks import report
-from benchmarks.cli import UsageError, is_loopback, main, parser
-from benchmarks.compare import compare, permutation_test
+from benchmarks.cli import JUDGED, ROUNDS, UsageError, is_loopback, main, parser
+from benchmarks.compare import compare, holm, permutation_test, rounds_for
 from benchmarks.measuring import Record, Times, arrivals
 from benchmarks.recording import LIMIT, RECORDING
 from benchmarks.results import Results
@@ -161,6 +161,44 @@ def test_significance_needs_rounds_and_a_difference() -> None:
     chance = permutation_test([1, 2, 3, 4], [1.1, 2.1, 2.9, 3.9])
     assert chance is not None
     assert chance > 0.5
+
+
+def test_p_values_are_corrected_for_their_number() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+
+
+def test_the_default_of_rounds_lets_compare_judge() -> None:
+    assert parser().parse_args(["run"]).rounds == ROUNDS
+    assert rounds_for(1) == 4
+    assert rounds_for(JUDGED) == ROUNDS
+    assert rounds_for(JUDGED + 1) > ROUNDS
+
+
+def test_compare_tells_of_too_few_rounds_and_of_the_client_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, after = document(ours=[1, 1.1, 1.2]), document(ours=[2, 2.1, 2.2])
+    for results in (before, after):
+        for run in results.runs():
+            for name in ("client.cpu", "load.cpu", "neighbour.p99.9"):
+                run["values"][name] = {"value": 1, "unit": "cores", "better": "lower"}
+    assert {change.verdict for change in compare(before, after)} == {"too few rounds"}
+    assert not [change for change in compare(before, after) if change.figure.startswith(("client", "load"))]
+    assert not [change for change in compare(before, after) if change.figure.endswith("p99.9")]
+    before.save(tmp_path / "a.json")
+    after.save(tmp_path / "b.json")
+    assert main(["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 1
+    assert "FAILED nothing could be judged" in capsys.readouterr().out
+
+
+def test_many_figures_need_more_than_one_does() -> None:
+    names = ("ours", "ours-cold", "ours-local", "terminado", "wetty", "engine", "pty")
+    before = document(**{name: [1, 1.1, 1.2, 1.3, 1.4] for name in names})
+    after = document(**{name: [1.5, 1.6, 1.7, 1.8, 1.9] for name in names})
+    assert {change.verdict for change in compare(before, after)} == {"too few rounds"}
+    [change] = compare(before, after, ["ours:echo.p50"])
+    assert change.verdict == "worse"
 
 
 def test_compare_knows_which_way_is_better(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
