@@ -308,18 +308,24 @@ def _origin(url: str) -> str:
 
 @attrs.frozen
 class Adapter:
-    """A protocol: its name's meaning, how to open a session, and whether sessions can be come back to."""
+    """A protocol: its name's meaning, how to open a session, whether sessions can be come back to, and what
+    whoever reads figures of it must know."""
 
     about: str
     open: Opener
     resumes: bool = False
+    caveat: str = ""
 
 
 ADAPTERS: dict[str, Adapter] = {
     "v1": Adapter("terminal-supervisor.v1: binary frames, acknowledgements", open_v1, resumes=True),
     "ably": Adapter("the React client's protocol, signed config", open_ably, resumes=True),
     "ably-legacy": Adapter("the same, unsigned credentials", open_ably_legacy, resumes=True),
-    "ttyd": Adapter("ttyd 1.7 (tested against its documented protocol only)", open_ttyd),
+    "ttyd": Adapter(
+        "ttyd 1.7 (tested against its documented protocol only)",
+        open_ttyd,
+        caveat="the adapter was tested against ttyd's documented protocol only, not against ttyd",
+    ),
     "terminado": Adapter("terminado 0.18, as in Jupyter", open_terminado),
     "wetty": Adapter("wetty 3: socket.io", open_wetty),
     "plain": Adapter("xterm.js' attach add-on: bytes both ways", open_plain),

@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from benchmarks.adapters import ADAPTERS
 from benchmarks.measuring import Better, Figure, Record, Times
 from benchmarks.targets import COLUMNS, UNKNOWN, Running, Target
 
@@ -73,6 +74,7 @@ class Results:
                 "command": running.command,
                 "version": running.version,
                 "adapter": running.access.adapter,
+                "caveat": ADAPTERS[running.access.adapter].caveat,
             }
             self.document["targets"][name] = about | started
         elif name not in self.document["targets"]:
@@ -138,6 +140,12 @@ class Results:
         """What did not go as it should, in sentences."""
         runs = [f"{run['scenario']}, {run['target']}: {run['error']}" for run in self.runs() if run["error"]]
         return [*self.document["remarks"], *runs]
+
+    @property
+    def caveats(self) -> list[str]:
+        """What must be known of how a target was spoken to, in sentences."""
+        about = self.document["targets"].items()
+        return [f"{name}: {caveat}" for name, target in about if (caveat := target.get("caveat", ""))]
 
     @property
     def skipped(self) -> list[str]:

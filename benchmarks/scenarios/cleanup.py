@@ -22,6 +22,7 @@ from supervisor.sandbox.identity import LABEL_PRODUCT
 
 BOUND = 15.0  # seconds after which what is still there counts as left behind
 LOOK_EVERY = 0.01
+CUT_GRACE = 1.0  # seconds
 STUBBORN = b"trap '' HUP TERM; while :; do echo flood; done\r"
 
 
@@ -101,7 +102,7 @@ async def _until_gone(
 
 
 def one_by_one(how: str) -> Run:
-    """Return the scenario in which sessions end by `exit` or by their client's leaving."""
+    """Return the scenario in which sessions end by `exit`, by their client's leaving, or by a cut."""
 
     async def run(running: Running, size: Size, record: Record) -> None:
         async with engine_of(running) as docker:
@@ -122,7 +123,8 @@ def one_by_one(how: str) -> Run:
                             await _until_gone(record, [marked], docker, ours, began)
                             nursery.cancel_scope.cancel()
                         continue
-                    await client.leave()
+                    if how == "leave":
+                        await client.leave()
                 await _until_gone(record, [marked], docker, ours, began)
 
     return run
@@ -220,6 +222,17 @@ SCENARIOS = (
         one_by_one("leave"),
         process=True,
         floor=False,
+    ),
+    Scenario(
+        "cleanup-cut",
+        "How long after its client's connection was cut, without a word?",
+        "As `cleanup-exit`, on a server of its own. Ours keeps such a session for whoever comes back, here for "
+        f"{CUT_GRACE:g} s (RESUME_GRACE_MS), which are in the figures.",
+        one_by_one("cut"),
+        fresh=True,
+        process=True,
+        floor=False,
+        environment={"RESUME_GRACE_MS": f"{CUT_GRACE * 1000:.0f}"},
     ),
     *(
         Scenario(

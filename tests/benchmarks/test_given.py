@@ -67,6 +67,18 @@ def test_what_does_not_apply_is_told(
         assert "nothing was measured" in shown
 
 
+@pytest.mark.parametrize(("protocol", "told"), [("ttyd", True), ("plain", False)])
+def test_a_given_server_is_named_with_what_must_be_known_of_its_protocol(
+    protocol: str, told: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = ["--url", "ws://127.0.0.1:1/ws?token=hush", "--isolation", "a chroot", "--protocol", protocol]
+    _, _, page = run(tmp_path, *url, "--scenario", "idle")
+    printed = capsys.readouterr().out
+    assert "given: ws://127.0.0.1:1/ws?token=***, a chroot" in printed
+    for shown in (printed, page):
+        assert ("documented protocol only" in shown) is told
+
+
 def test_what_does_not_apply_is_no_failure_beside_what_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
