@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         "--column",
         choices=COLUMNS,
         default=UNKNOWN,
-        help="whom the server at --url stands beside; default: nobody, as what it runs sessions in is unknown",
+        help="whom the server at --url stands beside; default: nobody, as its isolation is unknown",
     )
     what.add_argument(
         "--remote-target-is-mine", action="store_true", help="--url is not loopback, and may be loaded"
@@ -99,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     for field in attrs.fields(Size):
         much.add_argument(
             f"--{field.name}",
-            type=field.type,
+            type=type(field.default),
             metavar="N",
             help=f"{field.metadata['meaning']}; default: {field.default}",
         )
@@ -124,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
         default=Path(".state/bench/full"),
         help="directory for results, CSV, report, tables",
     )
-    command.add_argument("--minutes", type=float, default=20, help="after which it ends with what it has")
+    command.add_argument("--minutes", type=float, default=22, help="after which it ends with what it has")
     command.add_argument("--into", type=Path, help="a document with marks to put the tables between")
     command.add_argument(
         "--set-up", action="store_true", help="first see to an engine, images, the page, and the peers"
@@ -148,8 +148,8 @@ def parser() -> argparse.ArgumentParser:
         "--figure",
         action="append",
         metavar="PATTERN",
-        help="judge only these: TARGET:SCENARIO.FIGURE, with * for anything; repeatable. The fewer, the sooner a "
-        "change can be told from chance",
+        help="judge only these: TARGET:SCENARIO.FIGURE, with * for anything; repeatable. The fewer, the "
+        "sooner a change can be told from chance",
     )
     command.set_defaults(run=_compare)
     command = commands.add_parser("report", help="make the HTML report of saved results")
@@ -333,9 +333,7 @@ def _compare(options: argparse.Namespace) -> int:
     for heading in ("target", "scenario", "figure", "before", "after", "change", "p", "verdict"):
         table.add_column(heading)
     worse, undecided = False, 0
-    changes = compare(
-        Results.load(options.before), Results.load(options.after), options.figure or ("*",)
-    )
+    changes = compare(Results.load(options.before), Results.load(options.after), options.figure or ("*",))
     for change in changes:
         worse = worse or change.verdict == "worse"
         undecided += change.p is None
@@ -353,8 +351,8 @@ def _compare(options: argparse.Namespace) -> int:
         Console().print(table)
     if undecided:
         print(
-            f"{undecided} of {len(changes)} figures cannot be judged: to tell one of so many from chance takes "
-            f"{rounds_for(len(changes))} rounds on each side. Measure with more --rounds, or name those that "
+            f"{undecided} of {len(changes)} figures cannot be judged: to tell one of so many from chance "
+            f"takes {rounds_for(len(changes))} rounds on each side. Measure with more --rounds, or name those that "
             "matter: --figure 'ours:echo.p50'."
         )
     if undecided == len(changes):

@@ -22,14 +22,14 @@ from benchmarks.results import Results
 SIGNIFICANT = 0.05
 FEWEST_ROUNDS = 4
 NOT_JUDGED = re.compile(r"(client|load)\..*|(.*\.)?(p90|p99\.9|max|bytes)")
-"""Figures that say nothing of a server, or the same as others: each that is judged makes all harder to tell."""
+"""Figures that say nothing of a server, or the same as others: each one judged makes all harder to tell."""
 EXACT_UP_TO = 20_000  # ways to deal; beyond, that many are drawn
 
 
 @attrs.frozen
 class Change:
-    """A figure before and after; `p` is the probability of such a difference by chance, corrected for all that
-    are judged with it; None where that cannot be significant, because there are too few rounds."""
+    """A figure before and after; `p` is the probability of such a difference by chance, corrected for all
+    that are judged with it; None where it cannot be significant, because there are too few rounds."""
 
     target: str
     scenario: str

@@ -1,7 +1,7 @@
 """What programs with a full screen print, recorded once, for `output-ansi` to replay.
 
-The recording (`screens.bin`, plain ASCII) was made by `python -m benchmarks.recording` as root, with 80 columns
-and 24 lines: htop, top, and vim that scrolls this file with colours. They ran in a namespace of processes
+The recording (`screens.bin`, plain ASCII) was made by `python -m benchmarks.recording` as root, with 80
+columns and 24 lines: htop, top, and vim that scrolls this file with colours. They ran in a namespace of processes
 of their own, so that nothing of the host is in it but its load.
 """
 
@@ -20,11 +20,19 @@ from pathlib import Path
 RECORDING = Path(__file__).with_name("screens.bin")
 LIMIT = 100_000  # bytes, all programs together
 KEY_EVERY = 0.4  # seconds
-ENVIRONMENT = {"PATH": "/usr/bin:/bin:/usr/sbin", "TERM": "xterm-256color", "LANG": "C", "HOME": "/nonexistent"}
+ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin:/usr/sbin",
+    "TERM": "xterm-256color",
+    "LANG": "C",
+    "HOME": "/nonexistent",
+}
 PROGRAMS: tuple[tuple[str, bytes], ...] = (
     ("for i in 1 2 3 4 5 6; do sleep 99 & done; yes >/dev/null & exec htop -d 4", b"jjjPtjjMtjjPIjjq"),
     ("for i in 1 2 3 4 5 6; do sleep 99 & done; yes >/dev/null & exec top -d 0.5", b"zxM P 1 c q"),
-    (f"exec vim -u NONE -c 'syntax on' -c 'set number ruler' {Path(__file__).name}", b"\4\4\4\25\25jjjjjjGggwwww\6\6:q\r"),
+    (
+        f"exec vim -u NONE -c 'syntax on' -c 'set number ruler' {Path(__file__).name}",
+        b"\4\4\4\25\25jjjjjjGggwwww\6\6:q\r",
+    ),
 )
 
 

@@ -53,7 +53,17 @@ class Results:
     @classmethod
     def begin(cls, **what: Any) -> "Results":
         """Return a document without figures."""
-        return cls({"schema": SCHEMA, **what, "targets": {}, "scenarios": {}, "runs": [], "skipped": [], "remarks": []})
+        return cls(
+            {
+                "schema": SCHEMA,
+                **what,
+                "targets": {},
+                "scenarios": {},
+                "runs": [],
+                "skipped": [],
+                "remarks": [],
+            }
+        )
 
     def remark(self, sentence: str) -> None:
         """Note what a reader must know of the whole."""
@@ -106,15 +116,24 @@ class Results:
                     )
 
     def add(
-        self, *, round_: int, target: str, scenario: str, load: float, record: Record, error: str | None
+        self,
+        *,
+        round_: int,
+        target: str,
+        scenario: str,
+        load: float,
+        record: Record,
+        error: str | None,
+        seconds: float = 0.0,
     ) -> None:
-        """Append a run."""
+        """Append a run, which took so many seconds, without its server's start."""
         self.document["runs"].append(
             {
                 "round": round_,
                 "target": target,
                 "scenario": scenario,
                 "load": round(load, 2),
+                "seconds": round(seconds, 1),
                 "values": {name: attrs.asdict(figure) for name, figure in record.values()},
                 "times": {name: times.encode() for name, times in record.times.items() if len(times)},
                 "notes": record.notes,

@@ -182,7 +182,7 @@ class _Round:
             self._add(scenario, target.name, Record(), os.getloadavg()[0], _sentence(problem))
 
     async def _measure(self, scenario: Scenario, running: Running) -> None:
-        record, error, load = Record(), None, os.getloadavg()[0]
+        record, error, load, began = Record(), None, os.getloadavg()[0], time.perf_counter()
         try:
             with trio.fail_after(scenario.deadline):
                 await scenario.run(running, self.part.size, record)
@@ -190,11 +190,25 @@ class _Round:
             error = f"it took longer than {scenario.deadline:g} s, or a step of it longer than it may"
         except* Exception as problem:
             error = _sentence(problem)
-        self._add(scenario, running.target.name, record, load, error)
+        self._add(scenario, running.target.name, record, load, error, time.perf_counter() - began)
 
-    def _add(self, scenario: Scenario, target: str, record: Record, load: float, error: str | None) -> None:
+    def _add(
+        self,
+        scenario: Scenario,
+        target: str,
+        record: Record,
+        load: float,
+        error: str | None,
+        seconds: float = 0.0,
+    ) -> None:
         self.results.add(
-            round_=self.number, target=target, scenario=scenario.name, load=load, record=record, error=error
+            round_=self.number,
+            target=target,
+            scenario=scenario.name,
+            load=load,
+            record=record,
+            error=error,
+            seconds=seconds,
         )
         self.progress.ended(target, scenario.name, record, error)
 

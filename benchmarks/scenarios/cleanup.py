@@ -226,8 +226,8 @@ SCENARIOS = (
     Scenario(
         "cleanup-cut",
         "How long after its client's connection was cut, without a word?",
-        "As `cleanup-exit`, on a server of its own. Ours keeps such a session for whoever comes back, here for "
-        f"{CUT_GRACE:g} s (RESUME_GRACE_MS), which are in the figures.",
+        "As `cleanup-exit`, on a server of its own. Ours keeps such a session for whoever comes back, here "
+        f"for {CUT_GRACE:g} s (RESUME_GRACE_MS), which are in the figures.",
         one_by_one("cut"),
         fresh=True,
         process=True,

@@ -87,7 +87,7 @@ SCENARIOS = (
     ),
     Scenario(
         "echo-typing",
-        "The same at the rate of a person who types: is a key late after a pause, when all has gone to sleep?",
+        "The same at the rate of a person who types: is a key late after a pause, when all sleeps?",
         "As `echo`; keys are due 0.12 s after each other on average, in bursts with pauses between them "
         "(`--typing`).",
         person,

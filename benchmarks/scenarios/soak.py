@@ -1,7 +1,6 @@
 """Whether anything stays behind when sessions come and go for long: a verdict, and what it rests on."""
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import attrs
@@ -60,12 +59,14 @@ def descendants(pid: int) -> int:
     return total
 
 
-async def _come_down(look: Callable[[], int], to: int) -> int:
+async def _come_down(look: Callable[[], Awaitable[int]], to: int = 0) -> int:
     """Return what `look` finds as soon as that is `to` or less, or when patience is over."""
-    end = time.perf_counter() + PATIENCE
-    while (found := look()) > to and time.perf_counter() < end:
+    end = trio.current_time() + PATIENCE
+    while True:
+        found = await look()
+        if found <= to or trio.current_time() >= end:
+            return found
         await trio.sleep(0.1)
-    return found
 
 
 async def soak(running: Running, size: Size, record: Record) -> None:
@@ -103,16 +104,23 @@ async def soak(running: Running, size: Size, record: Record) -> None:
                 x.append(number * count)
                 y.append(usage(running.pids()).memory / 1000)
                 record.figure(f"memory.{number * count}", y[-1] / 1000, "MB")
+
+        async def descriptors() -> int:
+            await trio.lowlevel.checkpoint()
+            return usage(running.pids()).descriptors - before.descriptors
+
+        async def below() -> int:
+            await trio.lowlevel.checkpoint()
+            return descendants(main) - processes
+
+        async def containers_more() -> int:
+            return len(await containers(docker)) - there
+
         left = {
-            "descriptors": await _come_down(
-                lambda: usage(running.pids()).descriptors - before.descriptors, TOLERATED_DESCRIPTORS
-            ),
-            "processes": await _come_down(lambda: descendants(main) - processes, 0),
+            "descriptors": await _come_down(descriptors, TOLERATED_DESCRIPTORS),
+            "processes": await _come_down(below),
+            "containers": await _come_down(containers_more),
         }
-        end = time.perf_counter() + PATIENCE
-        while (left_over := len(await containers(docker)) - there) > 0 and time.perf_counter() < end:
-            await trio.sleep(0.1)
-        left["containers"] = left_over
     trend = Trend.of(x, y)
     record.figure("failed", failed, "")
     record.figure("sessions", (SAMPLES + 2) * count, "", "higher")
@@ -141,8 +149,8 @@ SCENARIOS = (
     Scenario(
         "soak",
         "Does it leak?",
-        "As `churn`, for as many `--seconds` as one likes. After a warm-up memory is looked at eight times; it "
-        "leaks where a straight line through these rises by more than 0.5 KB per session, twice its standard "
+        "As `churn`, for as many `--seconds` as one likes. After a warm-up memory is looked at eight times; "
+        "it leaks where a straight line through these rises by more than 0.5 KB per session, twice its standard "
         "error less, and 3 MB at all, or where descriptors, processes or containers are more than before. "
         "A leak is a failure.",
         soak,

@@ -138,8 +138,8 @@ SCENARIOS = (
         "start-rate",
         "How many new sessions per second can be sustained?",
         "Sessions come and go open-loop; the rate doubles every few seconds until 1 start in 20 takes longer "
-        "than a second, or one fails; then twice the middle of the last two is tried. `rate` is the highest one "
-        "that held.",
+        "than a second, or one fails; then twice the middle of the last two is tried. `rate` is the "
+        "highest one that held.",
         sustained,
         fresh=True,
         deadline=240,

@@ -95,8 +95,8 @@ SCENARIOS = (
     Scenario(
         "refuse",
         "Strangers with wrong credentials knock without end: does a user notice?",
-        "8 connections at a time from another process; meanwhile the echo of a user. Refused is who got an HTTP "
-        "status or a close code; other ends are errors. Of ours the strangers have an address of their own, "
+        "8 connections at a time from another process; meanwhile the echo of a user. Refused is who got an "
+        "HTTP status or a close code; other ends are errors. Of ours the strangers have an address of their own, "
         "to which its limits apply.",
         refuse,
         fresh=True,

@@ -100,6 +100,12 @@ def test_every_goal_is_measured_by_the_full_run() -> None:
         assert goal.missed.other is None or (goal.missed.other, goal.missed.scenario) in there
 
 
+def test_everything_is_in_the_full_run_and_in_its_tables() -> None:
+    planned = {scenario.name for part in full.plan(Options(), 60).parts for scenario in part.scenarios}
+    assert planned == {*SCENARIOS, *(f"idle-{count}" for count in full.FEWER)}
+    assert planned == {row.scenario for table in tables.TABLES for row in table.rows}
+
+
 def results_of(**figures: float) -> Results:
     results = Results.begin(
         began="now",
