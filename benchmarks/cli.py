@@ -352,8 +352,8 @@ def _compare(options: argparse.Namespace) -> int:
     if undecided:
         print(
             f"{undecided} of {len(changes)} figures cannot be judged: to tell one of so many from chance "
-            f"takes {rounds_for(len(changes))} rounds on each side. Measure with more --rounds, or name those that "
-            "matter: --figure 'ours:echo.p50'."
+            f"takes {rounds_for(len(changes))} rounds on each side. Measure with more --rounds, or name "
+            "those that matter: --figure 'ours:echo.p50'."
         )
     if undecided == len(changes):
         print("FAILED nothing could be judged")

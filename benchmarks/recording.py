@@ -1,8 +1,8 @@
 """What programs with a full screen print, recorded once, for `output-ansi` to replay.
 
 The recording (`screens.bin`, plain ASCII) was made by `python -m benchmarks.recording` as root, with 80
-columns and 24 lines: htop, top, and vim that scrolls this file with colours. They ran in a namespace of processes
-of their own, so that nothing of the host is in it but its load.
+columns and 24 lines: htop, top, and vim that scrolls this file with colours. They ran in a namespace of
+processes of their own, so that nothing of the host is in it but its load.
 """
 
 import fcntl

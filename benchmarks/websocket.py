@@ -102,8 +102,8 @@ class WebSocket:
 async def open_websocket(
     url: str, *, subprotocols: Sequence[str] = (), origin: str | None = None, source: str | None = None
 ) -> AsyncGenerator[WebSocket]:
-    """Connect to `url` (ws:// or wss://), from the address `source` if it is given. Leaving the block cuts the
-    connection without a word.
+    """Connect to `url` (ws:// or wss://), from the address `source` if it is given. Leaving the block cuts
+    the connection without a word.
 
     Raises:
         ConnectionEndedError: the server does not upgrade; `code` is its HTTP status.

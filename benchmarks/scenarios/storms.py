@@ -96,8 +96,8 @@ SCENARIOS = (
         "refuse",
         "Strangers with wrong credentials knock without end: does a user notice?",
         "8 connections at a time from another process; meanwhile the echo of a user. Refused is who got an "
-        "HTTP status or a close code; other ends are errors. Of ours the strangers have an address of their own, "
-        "to which its limits apply.",
+        "HTTP status or a close code; other ends are errors. Of ours the strangers have an address of "
+        "their own, to which its limits apply.",
         refuse,
         fresh=True,
         resumes=True,
