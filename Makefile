@@ -29,7 +29,7 @@ soak:  ## the tests of faults with 200 kills at random moments instead of 10, an
 fuzz:  ## mutated handshakes and first messages for ten minutes (FUZZ_SECONDS, FUZZ_SEED)
 	@.ci/bootstrap test && exec env FUZZ_SECONDS=$${FUZZ_SECONDS:-600} .venv/bin/pytest -s -o faulthandler_timeout=0 tests/gateway/test_fuzz.py
 
-bench: ## measure this server and its peers, for docs/performance.md, into .state/bench/full (20 minutes)
+bench: ## measure this server and its peers, for docs/performance.md, into .state/bench/full (22 minutes)
 	@.ci/bootstrap test && exec .venv/bin/terminal-supervisor bench full --set-up $(BENCH_ARGS)
 
 check: ## formatter, linter, two type checkers, the arrows between packages, the Dockerfile, shell scripts

@@ -32,7 +32,7 @@ class _WebSocketClient:
     def __init__(self, websocket: WebSocket) -> None:
         self.websocket = websocket
         self.ticket = ""
-        self.close_code: int | None = None
+        self.close_code = 0
 
     async def _message(self) -> tuple[int, bytes]:
         """Return the next message, `(0, b"")` at the end."""
@@ -104,7 +104,9 @@ async def open_v1(access: Access, ticket: str = "") -> AsyncGenerator[Client]:
     if ticket:
         session_id, _, offset = ticket.partition("@")
         auth |= {"sessionId": session_id, "offset": int(offset)}
-    async with open_websocket(access.url, subprotocols=["terminal-supervisor.v1"]) as websocket:
+    source = access.extra.get("source")
+    subprotocols = ["terminal-supervisor.v1"]
+    async with open_websocket(access.url, subprotocols=subprotocols, source=source) as websocket:
         await websocket.send(json.dumps(auth).encode(), TEXT)
         yield V1Client(websocket)
 
@@ -306,18 +308,24 @@ def _origin(url: str) -> str:
 
 @attrs.frozen
 class Adapter:
-    """A protocol: its name's meaning, how to open a session, and whether sessions can be come back to."""
+    """A protocol: its name's meaning, how to open a session, whether sessions can be come back to, and what
+    whoever reads figures of it must know."""
 
     about: str
     open: Opener
     resumes: bool = False
+    caveat: str = ""
 
 
 ADAPTERS: dict[str, Adapter] = {
     "v1": Adapter("terminal-supervisor.v1: binary frames, acknowledgements", open_v1, resumes=True),
     "ably": Adapter("the React client's protocol, signed config", open_ably, resumes=True),
     "ably-legacy": Adapter("the same, unsigned credentials", open_ably_legacy, resumes=True),
-    "ttyd": Adapter("ttyd 1.7 (tested against its documented protocol only)", open_ttyd),
+    "ttyd": Adapter(
+        "ttyd 1.7 (tested against its documented protocol only)",
+        open_ttyd,
+        caveat="the adapter was tested against ttyd's documented protocol only, not against ttyd",
+    ),
     "terminado": Adapter("terminado 0.18, as in Jupyter", open_terminado),
     "wetty": Adapter("wetty 3: socket.io", open_wetty),
     "plain": Adapter("xterm.js' attach add-on: bytes both ways", open_plain),

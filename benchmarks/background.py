@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any, Literal
@@ -22,6 +23,8 @@ from benchmarks.websocket import ConnectionEndedError
 Mode = Literal["idle", "flood", "slow", "frozen", "refused"]
 SLOW_RATE = 64 * 1024  # bytes per second that a slow reader takes
 READY_TIMEOUT = 300.0
+NO_ANSWER = (0, 1005, 1006)  # what clients call it when a connection ended without a code
+AFTER_FAILURE = 0.05  # seconds
 AT_ONCE = 8  # sessions that are being opened at the same time
 FLOOD = "while :; do cat /tmp/bench.$$; done"
 MAKE_FLOOD_FILE = "head -c 1000000 /dev/zero | tr '\\0' x >/tmp/bench.$$"
@@ -32,7 +35,8 @@ class Background:
 
     Attributes:
         bytes: of output that came.
-        refused: connections that were refused.
+        refused: connections that were refused with an answer, by HTTP status or close code.
+        failed: connections that had no such answer, by what happened instead.
     """
 
     def __init__(self, access: Access, mode: Mode, count: int) -> None:
@@ -41,7 +45,8 @@ class Background:
         self._count = count
         self._opening = trio.CapacityLimiter(AT_ONCE)
         self.bytes = 0
-        self.refused = 0
+        self.refused: Counter[int] = Counter()
+        self.failed: Counter[str] = Counter()
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Start everything in `nursery`; return when it is up."""
@@ -74,11 +79,25 @@ class Background:
 
     async def _knock(self) -> None:
         while True:
-            with suppress(RefusedError, ConnectionEndedError, OSError, trio.BrokenResourceError):
-                async with connect(self._access) as client:
-                    while await client.read():
-                        pass
-            self.refused += 1
+            outcome = await self.refusal()
+            if isinstance(outcome, int):
+                self.refused[outcome] += 1
+            else:
+                self.failed[outcome] += 1
+                await trio.sleep(AFTER_FAILURE)
+
+    async def refusal(self) -> int | str:
+        """Return the status or code that a connection was refused with, or what happened instead."""
+        try:
+            async with connect(self._access) as client:
+                if await client.read():
+                    return "let in"
+                code = client.close_code
+        except (RefusedError, ConnectionEndedError) as error:
+            code = error.code
+        except (OSError, trio.BrokenResourceError) as error:
+            return type(error).__name__
+        return "no answer" if code in NO_ANSWER else code
 
 
 async def _main(order: dict[str, Any]) -> None:
@@ -89,7 +108,8 @@ async def _main(order: dict[str, Any]) -> None:
         began = time.process_time()
         await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
         spent = time.process_time() - began
-        print(json.dumps({"cpu": spent, "bytes": load.bytes, "refused": load.refused}), flush=True)
+        counted = {"bytes": load.bytes, "refused": load.refused, "failed": load.failed}
+        print(json.dumps({"cpu": spent, **counted}), flush=True)
         nursery.cancel_scope.cancel()
 
 

@@ -21,14 +21,14 @@ from rich.table import Table
 from benchmarks import full, report, tables
 from benchmarks.adapters import ADAPTERS
 from benchmarks.client import Access
-from benchmarks.compare import FEWEST_ROUNDS, compare
+from benchmarks.compare import compare, rounds_for
 from benchmarks.display import Display
 from benchmarks.results import Results
 from benchmarks.runner import Part, Plan, begin, run
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.scenarios import USUAL as USUAL_SCENARIOS
 from benchmarks.scenarios.scenario import Size
-from benchmarks.targets import TARGETS, Column, Options, Target, given
+from benchmarks.targets import COLUMNS, TARGETS, UNKNOWN, Column, Options, Target, given
 from benchmarks.targets import USUAL as USUAL_TARGETS
 from benchmarks.thresholds import Threshold
 from supervisor.errors import ConfigurationError
@@ -37,6 +37,7 @@ from supervisor.provision.setup import prepared
 from supervisor.settings.load import load_settings
 
 EXIT_FAILED = 1
+ROUNDS, JUDGED = 5, 6
 TERMINADO, WETTY = "terminado==0.18.1", "wetty@3.2.0"
 
 
@@ -79,20 +80,26 @@ def parser() -> argparse.ArgumentParser:
     )
     what.add_argument(
         "--column",
-        choices=["containers, warm", "containers, cold", "no containers"],
-        default="containers, cold",
+        choices=COLUMNS,
+        default=UNKNOWN,
+        help="whom the server at --url stands beside; default: nobody, as its isolation is unknown",
     )
     what.add_argument(
         "--remote-target-is-mine", action="store_true", help="--url is not loopback, and may be loaded"
     )
     command.add_argument("--set-up", action="store_true", help="first see to an engine, images and the page")
     much = command.add_argument_group("how much")
-    much.add_argument("--rounds", type=int, default=3)
+    much.add_argument(
+        "--rounds",
+        type=int,
+        default=ROUNDS,
+        help=f"default: {ROUNDS}, with which `compare` can judge {JUDGED} figures at once",
+    )
     much.add_argument("--smoke", action="store_true", help="the least of everything, to see that it works")
     for field in attrs.fields(Size):
         much.add_argument(
             f"--{field.name}",
-            type=float if field.name in {"interval", "seconds", "rate"} else int,
+            type=type(field.default),
             metavar="N",
             help=f"{field.metadata['meaning']}; default: {field.default}",
         )
@@ -117,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
         default=Path(".state/bench/full"),
         help="directory for results, CSV, report, tables",
     )
-    command.add_argument("--minutes", type=float, default=20, help="after which it ends with what it has")
+    command.add_argument("--minutes", type=float, default=22, help="after which it ends with what it has")
     command.add_argument("--into", type=Path, help="a document with marks to put the tables between")
     command.add_argument(
         "--set-up", action="store_true", help="first see to an engine, images, the page, and the peers"
@@ -137,6 +144,13 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("before", type=Path)
     command.add_argument("after", type=Path)
     command.add_argument("--all", action="store_true", help="also what did not change")
+    command.add_argument(
+        "--figure",
+        action="append",
+        metavar="PATTERN",
+        help="judge only these: TARGET:SCENARIO.FIGURE, with * for anything; repeatable. The fewer, the "
+        "sooner a change can be told from chance",
+    )
     command.set_defaults(run=_compare)
     command = commands.add_parser("report", help="make the HTML report of saved results")
     command.add_argument("results", type=Path)
@@ -319,7 +333,8 @@ def _compare(options: argparse.Namespace) -> int:
     for heading in ("target", "scenario", "figure", "before", "after", "change", "p", "verdict"):
         table.add_column(heading)
     worse, undecided = False, 0
-    for change in compare(Results.load(options.before), Results.load(options.after)):
+    changes = compare(Results.load(options.before), Results.load(options.after), options.figure or ("*",))
+    for change in changes:
         worse = worse or change.verdict == "worse"
         undecided += change.p is None
         if not options.all and change.verdict not in {"better", "worse"}:
@@ -330,12 +345,19 @@ def _compare(options: argparse.Namespace) -> int:
             f"{change.before:.4g} {change.unit}", f"{change.after:.4g} {change.unit}",
             percent, "" if change.p is None else f"{change.p:.3f}", change.verdict,
         )  # fmt: skip
-    Console().print(table if table.rows else "Nothing changed that could be told from chance.")
+    if undecided < len(changes):
+        Console().print(table if table.rows else "Nothing changed that could be told from chance.")
+    elif options.all:
+        Console().print(table)
     if undecided:
         print(
-            f"{undecided} figures cannot be judged: fewer than {FEWEST_ROUNDS} rounds in one of them "
-            "(--all shows them)."
+            f"{undecided} of {len(changes)} figures cannot be judged: to tell one of so many from chance "
+            f"takes {rounds_for(len(changes))} rounds on each side. Measure with more --rounds, or name "
+            "those that matter: --figure 'ours:echo.p50'."
         )
+    if undecided == len(changes):
+        print("FAILED nothing could be judged")
+        return EXIT_FAILED
     return EXIT_FAILED if worse else 0
 
 

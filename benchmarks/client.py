@@ -69,6 +69,11 @@ class Client(Protocol):
         ...
 
     @property
+    def close_code(self) -> int:
+        """The code that the server closed the connection with; 0 where it did not, or has none."""
+        ...
+
+    @property
     def ticket(self) -> str:
         """What a later connection presents to come back to this session; empty where there is no resume."""
         ...

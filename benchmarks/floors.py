@@ -34,6 +34,7 @@ class PtyClient:
     """A shell on a PTY; owns the descriptor."""
 
     ticket = ""
+    close_code = 0
 
     def __init__(self, master: int) -> None:
         os.set_blocking(master, False)
@@ -113,6 +114,7 @@ class EngineClient:
     """A shell at the engine's attach."""
 
     ticket = ""
+    close_code = 0
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream

@@ -5,9 +5,10 @@ is measured by all who would have come meanwhile (no coordinated omission). How 
 recorded beside it. A result whose client was the bottleneck says so.
 """
 
+import itertools
 import random
 import time
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -127,14 +128,70 @@ class Record:
                 self.notes.append(f"the client did not keep its schedule: 1 in 100 was {late:.1f} ms late")
 
 
-async def arrivals(count: int, interval: float, late: Times, *, seed: int = 0) -> AsyncIterator[int]:
-    """Yield 0 to `count` - 1, `interval` seconds apart on average (each gap is 0.5 to 1.5 of it, so that
-    nothing falls into step), by a schedule that waits for nobody.
-    """
+def spread(count: int, mean: float, *, seed: int = 0) -> Iterator[float]:
+    """Yield gaps of 0.5 to 1.5 times `mean` seconds, so that nothing falls into step."""
     chance = random.Random(seed)
+    for _ in range(count):
+        yield mean * chance.uniform(0.5, 1.5)
+
+
+def typing(count: int, mean: float, chance: random.Random) -> Iterator[float]:
+    """Yield the gaps of a person who types: bursts of some keys, half of `mean` apart, and pauses of three
+    times as long as it, so that on average it is `mean` seconds.
+    """
+    for _ in range(count):
+        pause = chance.random() < 0.2
+        yield mean * (chance.uniform(2.0, 4.0) if pause else chance.uniform(0.25, 0.75))
+
+
+async def scheduled(gaps: Iterable[float], late: Times) -> AsyncIterator[float]:
+    """Yield after each gap, by a schedule that waits for nobody: the time (`trio.current_time`) that was due,
+    which is in the past for whoever is slow.
+    """
     due = trio.current_time()
-    for number in range(count):
-        due += interval * chance.uniform(0.5, 1.5)
+    for gap in gaps:
+        due += gap
         await trio.sleep_until(due)
         late.add(max(0.0, trio.current_time() - due))
+        yield due
+
+
+async def arrivals(count: int, interval: float, late: Times) -> AsyncIterator[int]:
+    """Yield 0 to `count` - 1, `interval` seconds apart on average, as `spread` and `scheduled` say."""
+    number = 0
+    async for _ in scheduled(spread(count, interval), late):
         yield number
+        number += 1
+
+
+class Unanswered:
+    """What is due or sent, and not answered yet. An answer is counted in the distribution of its name; what
+    never came counts as late as it was by the end, so that a server that stalls for ever is charged for it.
+    """
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._since: dict[int, tuple[str, float]] = {}
+        self._numbers = itertools.count()
+
+    def begin(self, name: str, since: float | None = None) -> int:
+        """Something is under way, since now or since then (`trio.current_time`); return its number."""
+        number = next(self._numbers)
+        self._since[number] = name, trio.current_time() if since is None else since
+        return number
+
+    def answered(self, number: int) -> None:
+        """The answer is here."""
+        name, since = self._since.pop(number)
+        self._record.distribution(name).add(trio.current_time() - since)
+
+    def end(self) -> None:
+        """Count what is left."""
+        left = len(self._since)
+        for number in [*self._since]:
+            self.answered(number)
+        self._record.figure("unanswered", left, "")
+        if left:
+            self._record.notes.append(
+                f"{left} answers had not come by the end: they count as late as they were by then, at least"
+            )

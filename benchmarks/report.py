@@ -42,16 +42,16 @@ HOW_TO_READ = (
 )
 # What a table shows first; further figures of a scenario follow in their own order.
 FIRST = ("p50", "p99", "max", "rate")
-TECHNICAL = ("client.", "load.", "p90", "p99.9", "memory.", "bytes")
+TECHNICAL = re.compile(r"(client|load)\..*|at .*|memory\.\d+|(.*\.)?(p90|p99\.9|bytes)")
+"""What readers do not want, or see in a plot: memory by number of sessions, times by rate."""
+MOST = 14  # figures in a table
 
 
 def shown(names: list[str]) -> list[str]:
     """Return those of a scenario's figures that readers want, the most wanted first."""
-    plain = [
-        name for name in names if not name.startswith(TECHNICAL) and name.rpartition(".")[2] not in TECHNICAL
-    ]
+    plain = [name for name in names if not TECHNICAL.fullmatch(name)]
     first = [name for name in FIRST if name in plain]
-    return [*first, *(name for name in plain if name not in first)][:8]
+    return [*first, *(name for name in plain if name not in first)][:MOST]
 
 
 def _cell(results: Results, target: str, scenario: str, figure: str) -> str:
@@ -100,6 +100,11 @@ def text(results: Results) -> str:
         f"{results.document['began']}: {about['cores']} cores, load {about['load']} at the start",
         highlight=False,
     )
+    for name, target in results.document["targets"].items():
+        if target["role"] == "given":
+            console.print(f"{name}: {target['about']}, {target['isolation']}", highlight=False, markup=False)
+    for caveat in results.caveats:
+        console.print(caveat, highlight=False, markup=False)
     for column in results.columns():
         for scenario in results.document["scenarios"]:
             headings, rows = _rows(results, column, scenario)
@@ -116,7 +121,7 @@ def text(results: Results) -> str:
                 console.print(table)
             for note in _notes(results, column, scenario):
                 console.print(f"  {note}", highlight=False, markup=False)
-    for remark in results.document["remarks"]:
+    for remark in [*results.skipped, *results.document["remarks"]]:
         console.print(remark, highlight=False, markup=False)
     return out.getvalue()
 
@@ -168,7 +173,7 @@ def html(results: Results) -> str:
         f"<p>{escape(document['began'])}, up to {results.rounds} rounds, interleaved. {escape(machine)}.</p>",
         f"<p><code>{escape(document['command'])}</code></p>",
         f"<nav>{links}</nav>",
-        _list(results.failed),
+        _list([*results.failed, *results.skipped, *results.caveats]),
         "<h2>Who was measured</h2>",
         _table(["target", "what", "version", "isolation", "protocol", "command"], targets, "about"),
         f"<p class=quiet>{HOW_TO_READ}</p>",

@@ -13,8 +13,9 @@ from typing import Any
 
 import attrs
 
+from benchmarks.adapters import ADAPTERS
 from benchmarks.measuring import Better, Figure, Record, Times
-from benchmarks.targets import Running, Target
+from benchmarks.targets import COLUMNS, UNKNOWN, Running, Target
 
 SCHEMA = "terminal-supervisor-benchmark/1"
 
@@ -52,11 +53,27 @@ class Results:
     @classmethod
     def begin(cls, **what: Any) -> "Results":
         """Return a document without figures."""
-        return cls({"schema": SCHEMA, **what, "targets": {}, "scenarios": {}, "runs": [], "remarks": []})
+        return cls(
+            {
+                "schema": SCHEMA,
+                **what,
+                "targets": {},
+                "scenarios": {},
+                "runs": [],
+                "skipped": [],
+                "remarks": [],
+            }
+        )
 
     def remark(self, sentence: str) -> None:
         """Note what a reader must know of the whole."""
         self.document["remarks"].append(sentence)
+
+    def skip(self, target: str, scenario: str, reason: str) -> None:
+        """Note that a scenario does not apply to a target."""
+        skipped = {"target": target, "scenario": scenario, "reason": reason}
+        if skipped not in self.document["skipped"]:
+            self.document["skipped"].append(skipped)
 
     def note_target(self, target: Target, running: Running | None) -> None:
         """Note what was measured; `running` is None where it did not start."""
@@ -67,6 +84,7 @@ class Results:
                 "command": running.command,
                 "version": running.version,
                 "adapter": running.access.adapter,
+                "caveat": ADAPTERS[running.access.adapter].caveat,
             }
             self.document["targets"][name] = about | started
         elif name not in self.document["targets"]:
@@ -98,15 +116,24 @@ class Results:
                     )
 
     def add(
-        self, *, round_: int, target: str, scenario: str, load: float, record: Record, error: str | None
+        self,
+        *,
+        round_: int,
+        target: str,
+        scenario: str,
+        load: float,
+        record: Record,
+        error: str | None,
+        seconds: float = 0.0,
     ) -> None:
-        """Append a run."""
+        """Append a run, which took so many seconds, without its server's start."""
         self.document["runs"].append(
             {
                 "round": round_,
                 "target": target,
                 "scenario": scenario,
                 "load": round(load, 2),
+                "seconds": round(seconds, 1),
                 "values": {name: attrs.asdict(figure) for name, figure in record.values()},
                 "times": {name: times.encode() for name, times in record.times.items() if len(times)},
                 "notes": record.notes,
@@ -133,11 +160,29 @@ class Results:
         runs = [f"{run['scenario']}, {run['target']}: {run['error']}" for run in self.runs() if run["error"]]
         return [*self.document["remarks"], *runs]
 
+    @property
+    def caveats(self) -> list[str]:
+        """What must be known of how a target was spoken to, in sentences."""
+        about = self.document["targets"].items()
+        return [f"{name}: {caveat}" for name, target in about if (caveat := target.get("caveat", ""))]
+
+    @property
+    def skipped(self) -> list[str]:
+        """What was not run because it does not apply, in sentences. (Older documents do not say.)"""
+        return [
+            f"{each['scenario']} was not run against {each['target']}: {each['reason']}"
+            for each in self.document.get("skipped", [])
+        ]
+
+    def skips(self, target: str, scenario: str) -> bool:
+        """Whether that scenario was not run because it does not apply to that target."""
+        skipped = self.document.get("skipped", [])
+        return any(each["target"] == target and each["scenario"] == scenario for each in skipped)
+
     def columns(self) -> list[str]:
         """Return the columns that have figures, in a fixed order."""
-        order = ["containers, warm", "containers, cold", "no containers"]
         present = {target["column"] for target in self.document["targets"].values()}
-        return [column for column in order if column in present]
+        return [column for column in COLUMNS if column in present]
 
     def targets(self, column: str) -> list[str]:
         """Return the targets of a column."""
@@ -145,10 +190,12 @@ class Results:
 
     def floor(self, target: str, scenario: str) -> str | None:
         """Return the floor that `target` is compared with: that of its isolation, and for a start from a
-        pool, which the engine has no part in, the bare PTY.
+        pool, which the engine has no part in, the bare PTY. There is none where the isolation is unknown.
         """
         about = self.document["targets"]
         column = about[target]["column"]
+        if column == UNKNOWN:
+            return None
         claimed = column == "containers, warm" and scenario.startswith("start")
         containers = column.startswith("containers") and not claimed
         for name, other in about.items():

@@ -23,6 +23,7 @@ from benchmarks.adapters import ADAPTERS
 from benchmarks.measuring import Record
 from benchmarks.results import Results
 from benchmarks.scenarios.scenario import Scenario, Size
+from benchmarks.secrecy import masked
 from benchmarks.targets import Options, Running, Target
 
 
@@ -73,16 +74,19 @@ class Plan:
         return sum(part.rounds * len(part.scenarios) * len(part.targets) for part in self.parts)
 
 
-def applies(scenario: Scenario, running: Running) -> bool:
-    """Whether the scenario can be run against that target."""
+def obstacle(scenario: Scenario, running: Running) -> str | None:
+    """Return why the scenario cannot be run against that target; None where it can."""
     target = running.target
-    return not (
-        (target.name == "standin" and scenario.shell)
-        or (target.role == "floor" and not scenario.floor)
-        or (scenario.resumes and not ADAPTERS[running.access.adapter].resumes)
-        or (scenario.process and running.main is None)
-        or (scenario.page and not running.page)
-    )
+    adapter = running.access.adapter
+    reasons = {
+        "nothing runs on its terminals": target.name == "standin" and scenario.shell,
+        "it is no server": target.role == "floor" and not scenario.floor,
+        f"the protocol {adapter} cannot come back to a session": scenario.resumes
+        and not ADAPTERS[adapter].resumes,
+        "its process is not one that was started here": scenario.process and running.main is None,
+        "it has no page of its own that is known": scenario.page and not running.page,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), None)
 
 
 def begin(plan: Plan) -> Results:
@@ -90,7 +94,7 @@ def begin(plan: Plan) -> Results:
     called = sys.argv[sys.argv.index("bench") + 1 :] if "bench" in sys.argv else sys.argv[1:]
     results = Results.begin(
         began=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        command=shlex.join(["terminal-supervisor", "bench", *called]),
+        command=shlex.join(["terminal-supervisor", "bench", *masked(called)]),
         machine=machine.describe(),
         parts=[part.describe() for part in plan.parts],
     )
@@ -120,6 +124,8 @@ async def run(plan: Plan, progress: Progress, results: Results) -> None:
                         results.remark(f"a server did not end in order: {_sentence(problem)}")
     if limit.cancelled_caught:
         results.remark(f"the time was over: {done} of {plan.runs} runs are done")
+    elif not results.document["runs"]:
+        results.remark("nothing was measured: no scenario that was asked for applies to a target")
     results.document["seconds"] = round(time.perf_counter() - began)
 
 
@@ -157,14 +163,18 @@ class _Round:
         try:
             async with AsyncExitStack() as own:
                 if scenario.fresh:
-                    running = await own.enter_async_context(target.launch(options))
+                    environment = {**options.environment, **scenario.environment}
+                    launched = target.launch(attrs.evolve(options, environment=environment))
+                    running = await own.enter_async_context(launched)
                 else:
                     if target.name not in self.up:
                         launched = target.launch(options)
                         self.up[target.name] = await servers.enter_async_context(launched)
                     running = self.up[target.name]
                 self.results.note_target(target, running)
-                if applies(scenario, running):
+                if reason := obstacle(scenario, running):
+                    self.results.skip(target.name, scenario.name, reason)
+                else:
                     await self._measure(scenario, running)
         except Exception as problem:
             self.failed.add(target.name)
@@ -172,7 +182,7 @@ class _Round:
             self._add(scenario, target.name, Record(), os.getloadavg()[0], _sentence(problem))
 
     async def _measure(self, scenario: Scenario, running: Running) -> None:
-        record, error, load = Record(), None, os.getloadavg()[0]
+        record, error, load, began = Record(), None, os.getloadavg()[0], time.perf_counter()
         try:
             with trio.fail_after(scenario.deadline):
                 await scenario.run(running, self.part.size, record)
@@ -180,11 +190,25 @@ class _Round:
             error = f"it took longer than {scenario.deadline:g} s, or a step of it longer than it may"
         except* Exception as problem:
             error = _sentence(problem)
-        self._add(scenario, running.target.name, record, load, error)
+        self._add(scenario, running.target.name, record, load, error, time.perf_counter() - began)
 
-    def _add(self, scenario: Scenario, target: str, record: Record, load: float, error: str | None) -> None:
+    def _add(
+        self,
+        scenario: Scenario,
+        target: str,
+        record: Record,
+        load: float,
+        error: str | None,
+        seconds: float = 0.0,
+    ) -> None:
         self.results.add(
-            round_=self.number, target=target, scenario=scenario.name, load=load, record=record, error=error
+            round_=self.number,
+            target=target,
+            scenario=scenario.name,
+            load=load,
+            record=record,
+            error=error,
+            seconds=seconds,
         )
         self.progress.ended(target, scenario.name, record, error)
 

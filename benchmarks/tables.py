@@ -9,6 +9,7 @@ from pathlib import Path
 
 import attrs
 
+from benchmarks.full import FEWER, MANY
 from benchmarks.goals import judge
 from benchmarks.plots import number
 from benchmarks.results import Results
@@ -38,10 +39,11 @@ class Row:
 
 @attrs.frozen
 class Table:
-    """Lines about the same servers; columns and lines without figures are left out."""
+    """Lines about the same servers, or about `targets` only; what has no figures is left out."""
 
     title: str
     rows: Sequence[Row]
+    targets: Sequence[str] = ()
 
 
 Cell = Callable[[Results, str, Row], str]
@@ -53,8 +55,10 @@ TABLES = (
             Row("connect to prompt", "start"),
             Row("ten at once: the last one's prompt", "start-together", ("all",)),
             Row("keystroke echo", "echo"),
+            Row("echo at the rate of a person", "echo-typing"),
             Row("echo, 50 idle sessions beside", "echo-idle"),
             Row("echo, a neighbour floods", "echo-flood"),
+            Row("echo, a neighbour takes its output slowly", "echo-slow"),
             Row("Ctrl-C in a flood to prompt", "interrupt"),
             Row("paste of 1 MB", "paste"),
             Row("ten clients resume at once", "resume"),
@@ -99,10 +103,44 @@ TABLES = (
             Row("`exit`: container", "cleanup-exit", ("containers.p50", "containers.max")),
             Row("client gone: processes", "cleanup-leave", ("processes.p50", "processes.max")),
             Row("client gone: container", "cleanup-leave", ("containers.p50", "containers.max")),
+            Row(
+                "connection cut (1 s to come back): processes",
+                "cleanup-cut",
+                ("processes.p50", "processes.max"),
+            ),
+            Row("connection cut: container", "cleanup-cut", ("containers.p50", "containers.max")),
             Row("SIGTERM: processes", "cleanup-sigterm", ("processes.p50", "processes.max")),
             Row("SIGTERM: containers", "cleanup-sigterm", ("containers.p50", "containers.max")),
             Row("SIGKILL: processes", "cleanup-sigkill", ("processes.p50", "processes.max")),
             Row("SIGKILL: containers", "cleanup-sigkill", ("containers.p50", "containers.max")),
+        ),
+    ),
+    Table(
+        "Idle sessions by their number: KB per session / MB of the server / % of a core.",
+        tuple(
+            Row(f"{count:,}", name, ("memory-per-session", "memory", "cpu"))
+            for count, name in (*((count, f"idle-{count}") for count in FEWER), (MANY, "idle"))
+        ),
+        ("standin",),
+    ),
+    Table(
+        "Ten people who type, read, print 20,000 lines, leave, ms: median / 99 %.",
+        (
+            Row("prompt of a visit", "users", ("start.p50", "start.p99")),
+            Row("echo of a key", "users", ("echo.p50", "echo.p99")),
+            Row("command to prompt", "users", ("command.p50", "command.p99")),
+            Row("20,000 lines to prompt", "users", ("long-output.p50", "long-output.p99")),
+            Row("not answered by the end", "users", ("unanswered",)),
+        ),
+    ),
+    Table(
+        "Sessions that come and go.",
+        (
+            Row("new sessions per second that hold", "start-rate", ("rate",)),
+            Row("connect to prompt meanwhile, ms: median / 99 %", "churn"),
+            Row("memory, KB per session that came and went", "churn", ("growth",)),
+            Row("soak: the same, ± its error", "soak", ("growth", "growth-error")),
+            Row("soak: descriptors / processes more", "soak", ("descriptors", "processes")),
         ),
     ),
     Table(
@@ -137,7 +175,9 @@ RATIOS = (
 def markdown(results: Results) -> str:
     """Return everything that stands between the marks in docs/performance.md."""
     parts = [_about(results), _goals(results)]
-    parts += [part for table in TABLES for part in _table(results, table.title, table.rows, _figures)]
+    parts += [
+        part for table in TABLES for part in _table(results, table.title, table.rows, _figures, table.targets)
+    ]
     title = (
         "Against the floor: the engine alone, or a PTY for what has no container and for starts from the pool"
     )
@@ -177,7 +217,7 @@ def _about(results: Results) -> str:
         said,
         f"In {late} of {len(runs)} runs the client itself was late or busy, which makes their figures worse.",
     ]
-    return "\n".join([*lines, *(f"- {sentence}" for sentence in results.failed)])
+    return "\n".join([*lines, *(f"- {sentence}" for sentence in [*results.failed, *results.skipped])])
 
 
 def _goals(results: Results) -> str:
@@ -190,8 +230,10 @@ def _goals(results: Results) -> str:
     return "\n".join(lines)
 
 
-def _table(results: Results, title: str, rows: Sequence[Row], cell: Cell) -> Iterator[str]:
-    known = [name for name in NAMES if name in results.document["targets"]]
+def _table(
+    results: Results, title: str, rows: Sequence[Row], cell: Cell, only: Sequence[str] = ()
+) -> Iterator[str]:
+    known = [name for name in NAMES if name in results.document["targets"] and name in (only or NAMES)]
     cells = {row: {name: cell(results, name, row) for name in known} for row in rows}
     columns = [name for name in known if any(found[name] for found in cells.values())]
     if not columns:

@@ -15,13 +15,14 @@ import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import attrs
 import trio
 
 from benchmarks.client import Access
 from benchmarks.floors import COMMAND, engine_processes
+from benchmarks.secrecy import without_credentials
 from supervisor import __version__
 from supervisor.engine import Docker
 from supervisor.errors import ConfigurationError
@@ -48,7 +49,10 @@ MARK = "TERMINAL_BENCHMARK"
 START_TIMEOUT = 90.0
 END_TIMEOUT = 60.0
 
-Column = Literal["containers, warm", "containers, cold", "no containers", "client"]
+Column = Literal["containers, warm", "containers, cold", "no containers", "given, isolation unknown"]
+COLUMNS: tuple[Column, ...] = get_args(Column)
+UNKNOWN: Column = "given, isolation unknown"
+"""Of a server that somebody else has started, unless it is told: it is compared with nobody."""
 Role = Literal["ours", "peer", "floor", "given"]
 
 
@@ -461,7 +465,8 @@ def given(access: Access, isolation: str, column: Column) -> Target:
     @asynccontextmanager
     async def launch(options: Options) -> AsyncGenerator[Running]:
         await trio.lowlevel.checkpoint()
-        yield Running(target, access, access.url, "unknown")
+        yield Running(target, access, address, "unknown")
 
-    target = Target("given", access.url, isolation, column, "given", launch)
+    address = without_credentials(access.url)
+    target = Target("given", address, isolation, column, "given", launch)
     return target

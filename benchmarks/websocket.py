@@ -100,9 +100,10 @@ class WebSocket:
 
 @asynccontextmanager
 async def open_websocket(
-    url: str, *, subprotocols: Sequence[str] = (), origin: str | None = None
+    url: str, *, subprotocols: Sequence[str] = (), origin: str | None = None, source: str | None = None
 ) -> AsyncGenerator[WebSocket]:
-    """Connect to `url` (ws:// or wss://). Leaving the block cuts the connection without a word.
+    """Connect to `url` (ws:// or wss://), from the address `source` if it is given. Leaving the block cuts
+    the connection without a word.
 
     Raises:
         ConnectionEndedError: the server does not upgrade; `code` is its HTTP status.
@@ -111,7 +112,7 @@ async def open_websocket(
     parts = urlsplit(url)
     host, secure = parts.hostname or "127.0.0.1", parts.scheme in {"wss", "https"}
     port = parts.port or (443 if secure else 80)
-    stream: trio.abc.Stream = await trio.open_tcp_stream(host, port)
+    stream: trio.abc.Stream = await trio.open_tcp_stream(host, port, local_address=source)
     if secure:
         context = ssl.create_default_context()
         stream = trio.SSLStream(stream, context, server_hostname=host, https_compatible=True)

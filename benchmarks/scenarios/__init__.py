@@ -1,9 +1,9 @@
 """The scenarios: each answers one question, with numbers and never a judgement."""
 
-from benchmarks.scenarios import cleanup, echo, flood, idle, page, start, storms, users
+from benchmarks.scenarios import cleanup, echo, flood, idle, page, soak, start, storms, users
 from benchmarks.scenarios.scenario import Scenario
 
-_MODULES = (start, echo, flood, page, idle, storms, cleanup, users)
+_MODULES = (start, echo, flood, page, idle, storms, cleanup, users, soak)
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario for module in _MODULES for scenario in module.SCENARIOS

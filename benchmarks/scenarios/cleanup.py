@@ -22,6 +22,7 @@ from supervisor.sandbox.identity import LABEL_PRODUCT
 
 BOUND = 15.0  # seconds after which what is still there counts as left behind
 LOOK_EVERY = 0.01
+CUT_GRACE = 1.0  # seconds
 STUBBORN = b"trap '' HUP TERM; while :; do echo flood; done\r"
 
 
@@ -48,7 +49,8 @@ class Marked:
                 os.kill(pid, signal.SIGKILL)
 
 
-async def _containers(docker: Docker | None) -> set[str]:
+async def containers(docker: Docker | None) -> set[str]:
+    """Return the product's containers at that engine, if there is one."""
     if docker is None:
         return set()
     found = await docker.containers.list(all=True, filters={"label": [LABEL_PRODUCT]})
@@ -56,7 +58,8 @@ async def _containers(docker: Docker | None) -> set[str]:
 
 
 @asynccontextmanager
-async def _engine(running: Running) -> AsyncGenerator[Docker | None]:
+async def engine_of(running: Running) -> AsyncGenerator[Docker | None]:
+    """Yield the engine that has the target's containers; None where it has none."""
     if running.target.column == "no containers":
         yield None
     else:
@@ -86,23 +89,23 @@ async def _until_gone(
         await trio.lowlevel.checkpoint()
         return alive(pids)
 
-    async def containers() -> bool:
-        return bool(ours & await _containers(docker))
+    async def still_there() -> bool:
+        return bool(ours & await containers(docker))
 
     try:
         await watch("processes", processes)
         if docker is not None:
-            await watch("containers", containers)
+            await watch("containers", still_there)
     finally:
         for each in marked:
             each.kill()
 
 
 def one_by_one(how: str) -> Run:
-    """Return the scenario in which sessions end by `exit` or by their client's leaving."""
+    """Return the scenario in which sessions end by `exit`, by their client's leaving, or by a cut."""
 
     async def run(running: Running, size: Size, record: Record) -> None:
-        async with _engine(running) as docker:
+        async with engine_of(running) as docker:
             for _ in range(size.repeats):
                 if record.notes:
                     break  # once is enough to know that something is left, and costs the whole bound
@@ -110,7 +113,7 @@ def one_by_one(how: str) -> Run:
                 async with connect(running.access) as client:
                     await read_until(client, PROMPT)
                     await marked.start(client)
-                    ours = _session_containers(await _containers(docker), marked)
+                    ours = _session_containers(await containers(docker), marked)
                     began = time.perf_counter()
                     if how == "exit":
                         # Some servers wait for all who have the terminal open, so the end is not waited for.
@@ -120,7 +123,8 @@ def one_by_one(how: str) -> Run:
                             await _until_gone(record, [marked], docker, ours, began)
                             nursery.cancel_scope.cancel()
                         continue
-                    await client.leave()
+                    if how == "leave":
+                        await client.leave()
                 await _until_gone(record, [marked], docker, ours, began)
 
     return run
@@ -146,7 +150,7 @@ def killed(number: signal.Signals) -> Run:
 
     async def run(running: Running, size: Size, record: Record) -> None:
         assert running.main is not None
-        async with _engine(running) as docker, trio.open_nursery() as nursery:
+        async with engine_of(running) as docker, trio.open_nursery() as nursery:
             everybody = [Marked() for _ in range(size.together)]
 
             async def one(marked: Marked, *, task_status: trio.TaskStatus[None]) -> None:
@@ -161,7 +165,7 @@ def killed(number: signal.Signals) -> Run:
 
             for marked in everybody:
                 await nursery.start(one, marked)
-            there = await _containers(docker)
+            there = await containers(docker)
             ours = set[str]().union(*(_session_containers(there, marked) for marked in everybody))
             began = time.perf_counter()
             os.kill(running.main, number)
@@ -218,6 +222,17 @@ SCENARIOS = (
         one_by_one("leave"),
         process=True,
         floor=False,
+    ),
+    Scenario(
+        "cleanup-cut",
+        "How long after its client's connection was cut, without a word?",
+        "As `cleanup-exit`, on a server of its own. Ours keeps such a session for whoever comes back, here "
+        f"for {CUT_GRACE:g} s (RESUME_GRACE_MS), which are in the figures.",
+        one_by_one("cut"),
+        fresh=True,
+        process=True,
+        floor=False,
+        environment={"RESUME_GRACE_MS": f"{CUT_GRACE * 1000:.0f}"},
     ),
     *(
         Scenario(

@@ -1,37 +1,40 @@
 """How soon a typed key is back."""
 
+import random
 import time
 from collections import deque
+from collections.abc import Sequence
 
 import trio
 
 from benchmarks.adapters import session
 from benchmarks.background import Mode, background
 from benchmarks.client import PROMPT, Client, SessionEndedError, read_until, run_raw
-from benchmarks.measuring import Record, Times, arrivals
+from benchmarks.measuring import Record, Times, scheduled, spread, typing
 from benchmarks.scenarios.scenario import Run, Scenario, Size
 from benchmarks.targets import Running
 
+KEYBOARD = 1  # seed: the same person types for all targets
 WARM_UP = 20  # keys that are not measured
 SETTLE = 4.0
 """Seconds at most from the prompt to the first key. A server that keeps containers ready starts the next one
 meanwhile, and a shell has just started: what that costs a neighbour is for `churn` and `users` to show."""
 
 
-async def type_and_measure(client: Client, keys: int, interval: float, times: Times, late: Times) -> None:
-    """Type `keys` keys on schedule into a program that sends each back, and time each echo from the moment in
+async def type_and_measure(client: Client, gaps: Sequence[float], times: Times, late: Times) -> None:
+    """Type a key after each gap into a program that sends each back, and time each echo from the moment in
     which it was sent. Keys are sent whether or not earlier ones are back.
     """
     under_way: deque[float] = deque()
 
     async def typist() -> None:
-        async for _ in arrivals(keys, interval, late):
+        async for _ in scheduled(gaps, late):
             under_way.append(time.perf_counter())
             await client.type(b"k")
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(typist)
-        left = keys
+        left = len(gaps)
         while left:
             piece = await client.read()
             now = time.perf_counter()
@@ -42,17 +45,26 @@ async def type_and_measure(client: Client, keys: int, interval: float, times: Ti
                 times.add(now - under_way.popleft())
 
 
-async def echo_session(running: Running, size: Size, record: Record, name: str = "") -> None:
-    """Open a session whose program echoes, and measure `size.keys` keystrokes."""
+async def echo_session(
+    running: Running, size: Size, record: Record, name: str = "", gaps: Sequence[float] = ()
+) -> None:
+    """Open a session whose program echoes, and measure `size.keys` keystrokes, or those after `gaps`."""
     async with session(running.access) as client:
         await read_until(client, PROMPT)
         await run_raw(client, "exec cat")
         await trio.sleep(min(SETTLE, size.keys * size.interval))
-        await type_and_measure(client, min(WARM_UP, size.keys), size.interval, Times(), Times())
+        warm_up = list(spread(min(WARM_UP, size.keys), size.interval))
+        await type_and_measure(client, warm_up, Times(), Times())
+        gaps = gaps or list(spread(size.keys, size.interval))
         with record.watching_the_client():
-            await type_and_measure(
-                client, size.keys, size.interval, record.distribution(name), record.lateness
-            )
+            await type_and_measure(client, gaps, record.distribution(name), record.lateness)
+
+
+async def person(running: Running, size: Size, record: Record) -> None:
+    """See `SCENARIOS`."""
+    await echo_session(
+        running, size, record, gaps=list(typing(size.keys, size.typing, random.Random(KEYBOARD)))
+    )
 
 
 def beside(mode: Mode, count: str | None) -> Run:
@@ -72,6 +84,13 @@ SCENARIOS = (
         "Terminal raw, `cat` reads; keys are due every 5 to 15 ms, whether or not earlier ones are back, and "
         "begin 4 s after the session's start.",
         beside("idle", None),
+    ),
+    Scenario(
+        "echo-typing",
+        "The same at the rate of a person who types: is a key late after a pause, when all sleeps?",
+        "As `echo`; keys are due 0.12 s after each other on average, in bursts with pauses between them "
+        "(`--typing`).",
+        person,
     ),
     Scenario(
         "echo-idle",

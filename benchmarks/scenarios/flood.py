@@ -9,15 +9,18 @@ import trio
 
 from benchmarks.adapters import session
 from benchmarks.background import background
-from benchmarks.client import PROMPT, SessionEndedError, read_through, read_until, run_raw
+from benchmarks.client import PROMPT, Client, SessionEndedError, read_through, read_until, run_raw
 from benchmarks.machine import usage
 from benchmarks.measuring import Record
+from benchmarks.recording import RECORDING
 from benchmarks.scenarios.echo import echo_session
 from benchmarks.scenarios.scenario import Run, Scenario, Size
 from benchmarks.targets import Running
 
 FILE = "/tmp/bench.$$"
+SOURCE = "/tmp/bench.$$.source"
 FILE_SIZE = 4_000_000
+SCREENS = RECORDING.read_bytes()
 DONE = b"<done>"
 PASTE = 1_000_000  # bytes
 PASTE_PIECE = 32 * 1024  # bytes per message
@@ -26,16 +29,17 @@ MARKED_PROMPT = b"<prompt>$ "
 
 @attrs.frozen
 class Workload:
-    """A file that is printed again and again: the shell commands that make it, and how it is printed."""
+    """A file that is printed again and again: the shell commands that make it, and how it is printed.
+    `content` is what they find in `SOURCE`.
+    """
 
     make: str
     mode: str = "raw -echo"
+    content: bytes = b""
 
 
-def _lines(line: str, printf: bool = False) -> str:
-    text = f"\"$(printf '{line}')\"" if printf else f"'{line}'"
-    count = FILE_SIZE // 70
-    return f"yes {text} | head -n {count} >{FILE}"
+def _lines(line: str) -> str:
+    return f"yes '{line}' | head -n {FILE_SIZE // 70} >{FILE}"
 
 
 WORKLOADS = {
@@ -43,15 +47,25 @@ WORKLOADS = {
     "lines": Workload(_lines("The quick brown fox jumps over the lazy dog, and over and over it.")),
     "yes": Workload(f"yes | head -c {FILE_SIZE // 4} >{FILE}", mode="-echo"),
     "utf8": Workload(_lines("Zwölf Boxkämpfer jagen Viktor → 日本語のテキスト ★ 🙂 über den Deich")),
-    # What htop prints per line of its list: cursor movement, colours, short words.
     "ansi": Workload(
-        _lines(
-            r"\033[12;1H\033[30m\033[42m 4711 \033[39;49m\033[K user \033[36m 20 0 "
-            r"\033[32m1,234M\033[m \033[1m12.5\033[m",
-            True,
-        )
+        f"for i in $(seq {FILE_SIZE // len(SCREENS)}); do cat {SOURCE}; done >{FILE}", content=SCREENS
     ),
 }
+
+
+async def _bring(client: Client, content: bytes) -> None:
+    """Have `content` in the session's file `SOURCE`, by typing it: all that a session surely has is a shell.
+
+    Raises:
+        SessionEndedError: it did not arrive as it was sent.
+    """
+    await run_raw(client, f"head -c {len(content)} >{SOURCE}; stty sane; sha256sum {SOURCE}")
+    for position in range(0, len(content), PASTE_PIECE):
+        await client.type(content[position : position + PASTE_PIECE])
+    answer, rest = await read_through(client, b"/tmp/")
+    if hashlib.sha256(content).hexdigest().encode() not in answer:
+        raise SessionEndedError("what shall be printed did not arrive as it was sent")
+    await read_through(client, PROMPT, rest)
 
 
 def output(name: str) -> Run:
@@ -62,6 +76,8 @@ def output(name: str) -> Run:
         repeats = max(1, size.megabytes * 1_000_000 // FILE_SIZE)
         async with session(running.access) as client:
             await read_until(client, PROMPT)
+            if workload.content:
+                await _bring(client, workload.content)
             await client.type(f"{workload.make}; printf '%s' '<made''>'\r".encode())
             await read_until(client, b"<made>")
             program = f"for i in $(seq {repeats}); do cat {FILE}; done; printf '%s' '<done''>'; sleep 1"
@@ -152,7 +168,7 @@ SCENARIOS = (
             "lines": "lines of 70 characters, terminal raw",
             "yes": "`y` and newline, terminal cooked",
             "utf8": "text of which half is not ASCII",
-            "ansi": "escape sequences as htop prints them",
+            "ansi": "what htop, top and vim printed when they were recorded (`benchmarks/recording.py`)",
         }.items()
     ),
     Scenario(

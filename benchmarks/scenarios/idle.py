@@ -108,13 +108,4 @@ SCENARIOS = (
         fresh=True,
         shell=False,
     ),
-    Scenario(
-        "soak",
-        "The same, for as long as one likes: does it leak?",
-        "As `churn`; give it many `--seconds`.",
-        churn,
-        fresh=True,
-        shell=False,
-        deadline=24 * 3600.0,
-    ),
 )

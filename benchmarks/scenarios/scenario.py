@@ -1,6 +1,6 @@
 """What a scenario is."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import attrs
@@ -21,6 +21,7 @@ class Size:
     together: int = _much(10, "sessions that come at once")
     keys: int = _much(500, "keystrokes that are measured")
     interval: float = _much(0.01, "seconds between them, on average")
+    typing: float = _much(0.12, "seconds between the keys of a person who types, on average")
     sessions: int = _much(50, "sessions that are idle beside, or held in `idle`")
     flooding: int = _much(1, "neighbours that flood")
     megabytes: int = _much(100, "MB of output (10^6 bytes)")
@@ -36,6 +37,7 @@ class Size:
             together=2,
             keys=10,
             interval=0.005,
+            typing=0.02,
             sessions=2,
             megabytes=2,
             repeats=1,
@@ -61,6 +63,7 @@ class Scenario:
         floor: whether it makes sense for what is no server.
         page: whether it needs the server's own page.
         deadline: seconds for one run.
+        environment: settings of a server of ours that are this scenario's own; only where it is `fresh`.
     """
 
     name: str
@@ -74,3 +77,4 @@ class Scenario:
     floor: bool = True
     page: bool = False
     deadline: float = 300.0
+    environment: Mapping[str, str] = attrs.field(factory=dict[str, str])

@@ -10,7 +10,10 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
 
 from benchmarks.adapters import connect, session
+from benchmarks.background import Background
 from benchmarks.client import Access, RefusedError, SessionEndedError, read_until, run_raw
+from benchmarks.measuring import Record
+from benchmarks.scenarios.storms import tell_refusals
 from supervisor.sandbox.providers import open_provider
 from supervisor.serve import running
 from supervisor.settings import Settings
@@ -105,6 +108,44 @@ async def test_a_refusal_is_told_from_an_end() -> None:
     async with serving(handler, "terminal-supervisor.v1") as url, connect(Access("v1", url, "t")) as client:
         with pytest.raises(RefusedError, match="No"):
             await client.read()
+
+
+async def test_strangers_count_as_refused_only_where_they_were_answered() -> None:
+    async def refused(handler: Handler | None, answer: int | str) -> None:
+        async with serving(handler or hang_up, "terminal-supervisor.v1") as url:
+            place = url if handler else "ws://127.0.0.1:1"  # a port that nobody listens at
+            found = await Background(Access("v1", place, "t"), "refused", 1).refusal()
+            assert found == answer
+
+    async def hang_up(connection: WebSocketConnection) -> None:
+        await connection.get_message()
+
+    async def no(connection: WebSocketConnection) -> None:
+        await connection.get_message()
+        await connection.send_message('{"type":"error","code":4001,"reason":"credentials","message":"No."}')
+
+    async def let_in(connection: WebSocketConnection) -> None:
+        await connection.get_message()
+        await connection.send_message(b"$ ")
+
+    async def close(connection: WebSocketConnection) -> None:
+        await connection.get_message()
+        await connection.aclose(4029, "too many")
+
+    await refused(no, 4001)
+    await refused(close, 4029)
+    await refused(let_in, "let in")
+    await refused(None, "OSError")
+
+
+def test_a_flood_that_nobody_refuses_is_a_failure() -> None:
+    with pytest.raises(RuntimeError, match="no stranger was refused"):
+        tell_refusals(Record(), {"refused": {}, "failed": {"OSError": 394}}, 1)
+    with pytest.raises(RuntimeError, match="were let in"):
+        tell_refusals(Record(), {"refused": {"4001": 10}, "failed": {"let in": 1}}, 1)
+    record = Record()
+    tell_refusals(record, {"refused": {"4001": 10}, "failed": {"OSError": 4}}, 2)
+    assert (record.figures["refused"].value, record.figures["errors"].value) == (5, 2)
 
 
 @pytest.mark.parametrize("adapter", ["v1", "ably", "ably-legacy"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from html.parser import HTMLParser
@@ -12,9 +13,10 @@ import pytest
 import trio
 
 from benchmarks import report
-from benchmarks.cli import UsageError, is_loopback, main, parser
-from benchmarks.compare import compare, permutation_test
+from benchmarks.cli import JUDGED, ROUNDS, UsageError, is_loopback, main, parser
+from benchmarks.compare import compare, holm, permutation_test, rounds_for
 from benchmarks.measuring import Record, Times, arrivals
+from benchmarks.recording import LIMIT, RECORDING
 from benchmarks.results import Results
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.targets import MARK, TARGETS, _kill_marked
@@ -97,6 +99,16 @@ def test_a_start_from_the_pool_is_compared_with_a_bare_pty() -> None:
         ("ours:echo.p50 > 3ms", True),
         ("echo.p50 > 5 ms", False),
         ("echo.p50 < 10ms", True),
+        ("ours:echo.p50 > 0.003s", True),
+        ("ours:echo.p50 > 0.005 s", False),
+        ("ours:echo.p50 > 3000us", True),
+        ("ours:echo.p50 > 5000µs", False),
+        ("ours:echo.p50 > 3", True),  # the figure's own unit
+        ("ours:echo.memory.10 > 3000KB", False),
+        ("ours:echo.memory.10 > 1999KB", True),
+        ("ours:echo.memory.10 < 1 GB", True),
+        ("ours:echo.memory.10 > 1ms", True),  # no megabytes are milliseconds
+        ("ours:echo.memory.10 < 1ms", True),
         ("paste.p50 > 1ms", True),  # nothing measured is no success
     ],
 )
@@ -110,12 +122,83 @@ def test_a_threshold_of_another_form_is_refused() -> None:
         Threshold.parse("echo is fast")
 
 
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        ("echo.p50 > 3parsecs", "'parsecs' is no unit"),
+        ("echo.user.p99 > 3MB", "is a time"),
+        ("echo.max > 3MB/s", "is a time"),
+    ],
+)
+def test_a_unit_that_makes_no_sense_is_refused(condition: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Threshold.parse(condition)
+
+
+@pytest.mark.parametrize(
+    ("condition", "status"),
+    [
+        ("pty:echo.p50 > 100s", 0),
+        ("pty:echo.p50 > 0.001us", 1),
+        ("pty:echo.client.cpu > 1ms", 1),
+        ("pty:paste.p50 > 100s", 1),
+        ("pty:echo.p50 > 3parsecs", 2),
+    ],
+)
+def test_a_condition_decides_on_the_exit_status(
+    condition: str, status: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["run", "--target", "pty", "--scenario", "echo", "--smoke", "--rounds", "1"]
+    assert main([*command, "--fail-if", condition]) == status
+    printed = capsys.readouterr()
+    assert ("FAILED" in printed.out) is (status == 1)
+    assert ("parsecs" in printed.err) is (status == 2)
+
+
 def test_significance_needs_rounds_and_a_difference() -> None:
     assert permutation_test([1, 2, 3], [7, 8, 9]) is None
     assert permutation_test([1, 1.1, 1.2, 1.3, 1.4], [2, 2.1, 2.2, 2.3, 2.4]) == pytest.approx(2 / 252)
     chance = permutation_test([1, 2, 3, 4], [1.1, 2.1, 2.9, 3.9])
     assert chance is not None
     assert chance > 0.5
+
+
+def test_p_values_are_corrected_for_their_number() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.6, 0.7]) == [1.0, 1.0]
+
+
+def test_the_default_of_rounds_lets_compare_judge() -> None:
+    assert parser().parse_args(["run"]).rounds == ROUNDS
+    assert rounds_for(1) == 4
+    assert rounds_for(JUDGED) == ROUNDS
+    assert rounds_for(JUDGED + 1) > ROUNDS
+
+
+def test_compare_tells_of_too_few_rounds_and_of_the_client_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, after = document(ours=[1, 1.1, 1.2]), document(ours=[2, 2.1, 2.2])
+    for results in (before, after):
+        for run in results.runs():
+            for name in ("client.cpu", "load.cpu", "neighbour.p99.9"):
+                run["values"][name] = {"value": 1, "unit": "cores", "better": "lower"}
+    assert {change.verdict for change in compare(before, after)} == {"too few rounds"}
+    assert not [change for change in compare(before, after) if change.figure.startswith(("client", "load"))]
+    assert not [change for change in compare(before, after) if change.figure.endswith("p99.9")]
+    before.save(tmp_path / "a.json")
+    after.save(tmp_path / "b.json")
+    assert main(["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 1
+    assert "FAILED nothing could be judged" in capsys.readouterr().out
+
+
+def test_many_figures_need_more_than_one_does() -> None:
+    names = ("ours", "ours-cold", "ours-local", "terminado", "wetty", "engine", "pty")
+    before = document(**{name: [1, 1.1, 1.2, 1.3, 1.4] for name in names})
+    after = document(**{name: [1.5, 1.6, 1.7, 1.8, 1.9] for name in names})
+    assert {change.verdict for change in compare(before, after)} == {"too few rounds"}
+    [change] = compare(before, after, ["ours:echo.p50"])
+    assert change.verdict == "worse"
 
 
 def test_compare_knows_which_way_is_better(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,3 +276,13 @@ def test_what_a_peer_leaves_behind_is_ended() -> None:
         assert mine.wait(10) == -signal.SIGKILL
         assert another.poll() is None
         another.kill()
+
+
+def test_the_recording_is_of_many_kinds_and_can_be_typed() -> None:
+    content = RECORDING.read_bytes()
+    assert 10_000 < len(content) <= LIMIT
+    assert content.isascii()
+    assert b"\x03" not in content
+    assert len(set(re.findall(rb"\x1b\[[0-9;?]*([a-zA-Z])", content))) > 10
+    lines = set(content.split(b"\x1b"))
+    assert len(lines) > 500, "one and the same thing again and again"

@@ -15,6 +15,7 @@ from benchmarks.results import Results
 from benchmarks.runner import Part, Plan, begin, run
 from benchmarks.scenarios import SCENARIOS
 from benchmarks.scenarios.scenario import Scenario, Size
+from benchmarks.scenarios.start import search
 from benchmarks.targets import TARGETS, Options, Running, Target
 from supervisor.errors import ConfigurationError
 
@@ -99,6 +100,12 @@ def test_every_goal_is_measured_by_the_full_run() -> None:
         assert goal.missed.other is None or (goal.missed.other, goal.missed.scenario) in there
 
 
+def test_everything_is_in_the_full_run_and_in_its_tables() -> None:
+    planned = {scenario.name for part in full.plan(Options(), 60).parts for scenario in part.scenarios}
+    assert planned == {*SCENARIOS, *(f"idle-{count}" for count in full.FEWER)}
+    assert planned == {row.scenario for table in tables.TABLES for row in table.rows}
+
+
 def results_of(**figures: float) -> Results:
     results = Results.begin(
         began="now",
@@ -139,3 +146,20 @@ def test_tables_go_between_the_marks(tmp_path: Path) -> None:
     document.write_text("no marks")
     with pytest.raises(ValueError, match="no lines"):
         tables.put_into(document, results_of(ours=1))
+
+
+@pytest.mark.parametrize(
+    ("limit", "found"), [(1, (1, 1.5)), (13, (12, 14)), (15, (14, 16)), (8, (8, 10)), (10_000, (512, None))]
+)
+async def test_the_rate_that_holds_is_found_within_a_quarter(
+    limit: float, found: tuple[float, float | None]
+) -> None:
+    tried: list[float] = []
+
+    async def holds(rate: float) -> bool:
+        await trio.lowlevel.checkpoint()
+        tried.append(rate)
+        return rate <= limit
+
+    assert await search(holds, 2.0) == found
+    assert len(tried) <= 11

@@ -66,7 +66,7 @@ def check(results: Results, target: str, scenario: str) -> None:
 
 
 SHARED = [name for name, scenario in SCENARIOS.items() if not scenario.fresh and not scenario.page]
-FRESH = [name for name, scenario in SCENARIOS.items() if scenario.fresh and name != "soak"]
+FRESH = [name for name, scenario in SCENARIOS.items() if scenario.fresh]
 
 
 async def test_without_containers() -> None:
