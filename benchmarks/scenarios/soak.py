@@ -151,8 +151,8 @@ SCENARIOS = (
         "Does it leak?",
         "As `churn`, for as many `--seconds` as one likes. After a warm-up memory is looked at eight times; "
         "it leaks where a straight line through these rises by more than 0.5 KB per session, twice its "
-        "standard error less, and 3 MB at all, or where descriptors, processes or containers are more than before. "
-        "A leak is a failure.",
+        "standard error less, and 3 MB at all, or where descriptors, processes or containers are more than "
+        "before. A leak is a failure.",
         soak,
         fresh=True,
         shell=False,
