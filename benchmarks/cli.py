@@ -99,7 +99,7 @@ def parser() -> argparse.ArgumentParser:
     for field in attrs.fields(Size):
         much.add_argument(
             f"--{field.name}",
-            type=type(field.default),
+            type=float if isinstance(field.default, float) else int,
             metavar="N",
             help=f"{field.metadata['meaning']}; default: {field.default}",
         )

@@ -18,6 +18,7 @@ TOLERATED_PER_SESSION = 0.5  # KB that memory may grow by with each session: les
 TOLERATED_AT_ALL = 3000.0  # KB from the first sample to the last: an allocator's own unrest
 TOLERATED_DESCRIPTORS = 2
 SETTLE = 0.5
+STEADY = 2.0  # seconds
 PATIENCE = 20.0  # seconds in which what is left of the last session may go
 
 
@@ -69,6 +70,19 @@ async def _come_down(look: Callable[[], Awaitable[int]], to: int = 0) -> int:
         await trio.sleep(0.1)
 
 
+async def _steady(look: Callable[[], Awaitable[Sequence[int]]]) -> Sequence[int]:
+    """Return what `look` finds once that has not changed for a while: a pool is full again then."""
+    found, since = await look(), trio.current_time()
+    end = since + PATIENCE
+    while True:
+        await trio.sleep(0.2)
+        again, now = await look(), trio.current_time()
+        if again != found:
+            found, since = again, now
+        elif now >= min(since + STEADY, end):
+            return found
+
+
 async def soak(running: Running, size: Size, record: Record) -> None:
     """See `SCENARIOS`.
 
@@ -94,20 +108,10 @@ async def soak(running: Running, size: Size, record: Record) -> None:
         await trio.sleep(SETTLE)
 
     async with engine_of(running) as docker:
-        with record.watching_the_client():
-            await sessions(2 * count)  # what is allocated once is allocated now
-            before, processes = usage(running.pids()), descendants(main)
-            there = len(await containers(docker))
-            x, y = [0.0], [before.memory / 1000]
-            for number in range(1, SAMPLES + 1):
-                await sessions(count)
-                x.append(number * count)
-                y.append(usage(running.pids()).memory / 1000)
-                record.figure(f"memory.{number * count}", y[-1] / 1000, "MB")
 
         async def descriptors() -> int:
             await trio.lowlevel.checkpoint()
-            return usage(running.pids()).descriptors - before.descriptors
+            return usage(running.pids()).descriptors - opened
 
         async def below() -> int:
             await trio.lowlevel.checkpoint()
@@ -116,6 +120,19 @@ async def soak(running: Running, size: Size, record: Record) -> None:
         async def containers_more() -> int:
             return len(await containers(docker)) - there
 
+        async def counts() -> Sequence[int]:
+            return await descriptors(), await below(), await containers_more()
+
+        opened = processes = there = 0
+        with record.watching_the_client():
+            await sessions(2 * count)  # what is allocated once is allocated now
+            opened, processes, there = await _steady(counts)
+            x, y = [0.0], [usage(running.pids()).memory / 1000]
+            for number in range(1, SAMPLES + 1):
+                await sessions(count)
+                x.append(number * count)
+                y.append(usage(running.pids()).memory / 1000)
+                record.figure(f"memory.{number * count}", y[-1] / 1000, "MB")
         left = {
             "descriptors": await _come_down(descriptors, TOLERATED_DESCRIPTORS),
             "processes": await _come_down(below),
@@ -151,8 +168,8 @@ SCENARIOS = (
         "Does it leak?",
         "As `churn`, for as many `--seconds` as one likes. After a warm-up memory is looked at eight times; "
         "it leaks where a straight line through these rises by more than 0.5 KB per session, twice its "
-        "standard error less, and 3 MB at all, or where descriptors, processes or containers are more than before. "
-        "A leak is a failure.",
+        "standard error less, and 3 MB at all, or where descriptors, processes or containers are more than "
+        "before. A leak is a failure.",
         soak,
         fresh=True,
         shell=False,
