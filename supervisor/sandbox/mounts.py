@@ -56,8 +56,11 @@ def _kernels_own(seen: Seen) -> Iterator[Difference]:
         if mount is None:
             yield Difference(f"mount {point}", sorted(promised), None)
             continue
-        # In the first version it is a mere directory of hierarchies, which are looked at one by one.
-        wanted = promised | {"ro"} if mount.kind == "cgroup2" else promised
+        # In the first version it is a mere directory of hierarchies, which are looked at one by one. An engine
+        # that maps users mounts the second one writable (moby, daemon/oci_linux.go, "clear the readonly flag
+        # for the cgroups mount"): its root, which the sessions are not, is nobody on the host.
+        needs = mount.kind == "cgroup2" and not seen.remapped
+        wanted = promised | {"ro"} if needs else promised
         if not wanted <= mount.options:
             yield Difference(f"mount {point}", sorted(wanted), sorted(mount.options))
     for path in sorted(seen.there.intersection(MASKED_PATHS)):

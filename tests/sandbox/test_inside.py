@@ -282,6 +282,16 @@ def test_what_runtimes_do_for_remapped_users(policy: HardeningPolicy) -> None:
     assert "mount /dev/null" in found(judge(policy, unmapped, None, None))
 
 
+def test_cgroup_2_is_writable_for_remapped_users_only(policy: HardeningPolicy) -> None:
+    """As engines mount it that map users; what the host maps to nobody owns nothing in it."""
+    text = MOUNTS.replace(f"/sys/fs/cgroup {_READ_ONLY}", f"/sys/fs/cgroup {_FLAGS}").encode()
+    assert text != MOUNTS.encode()
+    remapped = seen(mountinfo=text, gid_map=b"0 200000 65536\n")
+    assert found(judge(policy, remapped, None, None)) == ""
+    unmapped = seen(mountinfo=text, gid_map=WHOLE)
+    assert "mount /sys/fs/cgroup" in found(judge(policy, unmapped, None, None))
+
+
 def test_a_kernel_that_is_not_known_here(policy: HardeningPolicy) -> None:
     """An engine on another host: only what every kernel has must be hidden."""
     for point, told in (("/proc/kcore", False), ("/proc/interrupts", True), ("/proc/sys", True)):
