@@ -56,9 +56,9 @@ def _kernels_own(seen: Seen) -> Iterator[Difference]:
         if mount is None:
             yield Difference(f"mount {point}", sorted(promised), None)
             continue
-        # In the first version it is a mere directory of hierarchies, which are looked at one by one. An engine
-        # that maps users mounts the second one writable (moby, daemon/oci_linux.go, "clear the readonly flag
-        # for the cgroups mount"): its root, which the sessions are not, is nobody on the host.
+        # In the first version it is a mere directory of hierarchies, which are looked at one by one. Engines
+        # that map users mount the second one writable (moby, daemon/oci_linux.go, "clear the readonly flag
+        # for the cgroups mount"): their root, which sessions are not, is nobody on the host.
         needs = mount.kind == "cgroup2" and not seen.remapped
         wanted = promised | {"ro"} if needs else promised
         if not wanted <= mount.options:
