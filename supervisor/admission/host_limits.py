@@ -23,6 +23,7 @@ log = get_logger(__name__)
 PROC: Final = Path("/proc")
 PTYS: Final = "kernel.pty.max"
 INOTIFY: Final = "fs.inotify.max_user_instances"
+DEVICES: Final = Path("/sys/class/net")
 BRIDGE_PORTS: Final = 1023
 """Interfaces that a Linux bridge takes (BR_MAX_PORTS of the kernel, less the number 0)."""
 LEAST_MEMORY: Final = 24 * MIB
@@ -203,7 +204,7 @@ def require_capacity(settings: Settings, proc: Path = PROC) -> None:
         log.warning("this host may run short", limit=str(limit))
 
 
-def shortages(proc: Path = PROC) -> list[str]:
+def shortages(proc: Path = PROC, devices: Path = DEVICES) -> list[str]:
     """Return what runs short at this moment, in sentences."""
     found: list[str] = []
     used, limit = _number(proc / "sys/kernel/pty/nr"), _number(proc / "sys/kernel/pty/max")
@@ -217,14 +218,19 @@ def shortages(proc: Path = PROC) -> list[str]:
     total, available = _memory(proc, "MemTotal"), _memory(proc, "MemAvailable")
     if total is not None and available is not None and available <= (1 - ALARM) * total:
         found.append(f"{available // MIB} of {total // MIB} MiB of memory are available")
+    found += [
+        f"{used} of {BRIDGE_PORTS} ports of the bridge {ports.parent.name} are in use"
+        for ports in sorted(devices.glob("*/brif"))  # whoever's they are: several supervisors share a network
+        if (used := _entries(ports)) >= ALARM * BRIDGE_PORTS
+    ]
     return found
 
 
-async def watch_host(proc: Path = PROC, interval: float = WATCH_INTERVAL) -> None:
+async def watch_host(proc: Path = PROC, devices: Path = DEVICES, interval: float = WATCH_INTERVAL) -> None:
     """Warn when something begins to run short, and say when it is over, for ever."""
     known: list[str] = []
     while True:
-        found = shortages(proc)
+        found = shortages(proc, devices)
         if found and not known:
             log.warning("this host runs short", what="; ".join(found))
         elif known and not found:
@@ -236,6 +242,13 @@ async def watch_host(proc: Path = PROC, interval: float = WATCH_INTERVAL) -> Non
 def _hard_descriptor_limit() -> int:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     return 1 << 30 if hard == resource.RLIM_INFINITY else hard
+
+
+def _entries(directory: Path) -> int:
+    try:
+        return len(list(directory.iterdir()))
+    except OSError:  # the bridge has gone meanwhile
+        return 0
 
 
 def _number(path: Path) -> int | None:

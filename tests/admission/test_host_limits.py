@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import structlog.testing
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -80,16 +81,29 @@ def test_what_may_run_short_is_a_warning(proc: Path) -> None:
     assert [limit.hard for limit in soft] == [False, False]
 
 
-async def test_it_is_watched(proc: Path, autojump_clock: MockClock) -> None:
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(host_limits.watch_host, proc, 1.0)
-        await wait_all_tasks_blocked()
-        assert host_limits.shortages(proc) == []
-        (proc / "sys/kernel/pty/nr").write_text("3000\n")
-        (proc / "meminfo").write_text("MemTotal: 16000000 kB\nMemAvailable: 100000 kB\n")
-        assert len(host_limits.shortages(proc)) == 2
-        await trio.sleep(3)
-        (proc / "sys/kernel/pty/nr").write_text("30\n")
-        (proc / "meminfo").write_text("MemTotal: 16000000 kB\nMemAvailable: 9000000 kB\n")
-        await trio.sleep(3)
-        nursery.cancel_scope.cancel()
+async def test_it_is_watched(proc: Path, tmp_path: Path, autojump_clock: MockClock) -> None:
+    devices = tmp_path / "net"
+    ports = devices / "br-1/brif"
+    ports.mkdir(parents=True)
+    with structlog.testing.capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host_limits.watch_host, proc, devices, 1.0)
+            await wait_all_tasks_blocked()
+            assert host_limits.shortages(proc, devices) == []
+            assert logs == []
+            (proc / "sys/kernel/pty/nr").write_text("3000\n")
+            (proc / "meminfo").write_text("MemTotal: 16000000 kB\nMemAvailable: 100000 kB\n")
+            for number in range(1000):
+                (ports / f"veth{number}").touch()
+            short = host_limits.shortages(proc, devices)
+            assert len(short) == 3
+            assert short[-1] == "1000 of 1023 ports of the bridge br-1 are in use"
+            await trio.sleep(3)
+            (proc / "sys/kernel/pty/nr").write_text("30\n")
+            (proc / "meminfo").write_text("MemTotal: 16000000 kB\nMemAvailable: 9000000 kB\n")
+            for port in ports.iterdir():
+                port.unlink()
+            await trio.sleep(3)
+            nursery.cancel_scope.cancel()
+    assert [each["event"] for each in logs] == ["this host runs short", "this host has room again"]
+    assert logs[0]["what"] == "; ".join(short)
