@@ -4,9 +4,9 @@
 
 What the file says is read from the file: capabilities, paths, system calls, with the groups of system calls
 that the installed systemd knows. The rest of its settings has one meaning each here, which the file must ask
-for; what is looked up and not there is an error. The file, the interpreter and the command must not be in
-/tmp, which is another one. Not done here: ProtectHome (an interpreter may live there), RestrictSUIDSGID,
-RestrictRealtime, the control group of devices.
+for; what is looked up and not there is an error. /tmp is another one, but for this checkout and its
+interpreter, should they be there. Not done here: ProtectHome (an interpreter may live there),
+RestrictSUIDSGID, RestrictRealtime, the control group of devices.
 
 Sources: systemd.exec(5), the manual of systemd 252; seccomp_rule_add_array(3); mount(8); setpriv(1).
 """
@@ -15,7 +15,7 @@ import ctypes
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Final
 
@@ -155,13 +155,24 @@ def arrange_files(unit: Unit) -> None:
         if path not in _mounts():
             _mount("--rbind", path, path)
     for path in ("/tmp", "/var/tmp"):
-        _mount("-t", "tmpfs", "tmpfs", path)
+        _private(path, {str(Path(__file__).parents[2]), sys.prefix, str(Path(sys.executable).parent)})
         writable.append(path)
     _private_devices()
     for path in _mounts():
         if not _within(path, writable) and (_within(path, read_only) or not _within(path, _API)):
             # What lies under another mount is not there any more.
             subprocess.run(["mount", "-o", "remount,bind,ro", path], check=Path(path).exists())
+
+
+def _private(path: str, kept: Set[str]) -> None:
+    """Mount an empty directory over `path`, and those of `kept` in it that are there."""
+    opened = {place: os.open(place, os.O_PATH) for place in sorted(kept) if _within(place, [path])}
+    _mount("-t", "tmpfs", "tmpfs", path)
+    for place, descriptor in opened.items():
+        if not Path(place).exists():  # not within one of the others
+            Path(place).mkdir(parents=True)
+            _mount("--rbind", f"/proc/{os.getpid()}/fd/{descriptor}", place)
+        os.close(descriptor)
 
 
 def _private_devices() -> None:
