@@ -171,7 +171,8 @@ def _private(path: str, kept: Set[str]) -> None:
     for place, descriptor in opened.items():
         if not Path(place).exists():  # not within one of the others
             Path(place).mkdir(parents=True)
-            _mount("--rbind", f"/proc/{os.getpid()}/fd/{descriptor}", place)
+            # As it is: what the link reads like is the new, empty directory.
+            _mount("--no-canonicalize", "--rbind", f"/proc/{os.getpid()}/fd/{descriptor}", place)
         os.close(descriptor)
 
 
