@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import httpx
 import pytest
 from hypothesis import settings
 
+from supervisor.observability.audit import configure_audit
 from supervisor.provision.gate import build_gate
 from supervisor.provision.image import DEFAULT_IMAGE, WORKBENCH
 from supervisor.sandbox.identity import LABEL_PRODUCT
@@ -190,3 +192,12 @@ def chromium(request: pytest.FixtureRequest, _chromium: str | None) -> str:
         missing(request, "no Chromium: neither chromium nor chromium-browser is on the PATH")
         raise AssertionError
     return _chromium
+
+
+@pytest.fixture
+def audit_log(tmp_path: Path) -> Iterator[Path]:
+    """The audit log of this test, in a file."""
+    path = tmp_path / "audit.log"
+    configure_audit(str(path))
+    yield path
+    configure_audit("true")

@@ -8,13 +8,12 @@ import trio
 from benchmarks.background import background
 from benchmarks.floors import engine_processes
 from benchmarks.machine import available, proportional, usage
-from benchmarks.measuring import Record, arrivals
+from benchmarks.measuring import Record
 from benchmarks.scenarios.echo import echo_session
 from benchmarks.scenarios.scenario import Scenario, Size
-from benchmarks.scenarios.start import open_and_leave
+from benchmarks.scenarios.start import SETTLE, come_and_go, open_and_leave
 from benchmarks.targets import Running, docker_host
 
-SETTLE = 0.5  # seconds before memory is looked at
 STEPS = 4  # at which memory is looked at on the way
 
 
@@ -57,27 +56,10 @@ async def churn(running: Running, size: Size, record: Record) -> None:
     await open_and_leave(running, None)
     count = max(2, round(size.seconds * size.rate))
     times = record.distribution()
-    failed = 0
-
-    async def one() -> None:
-        nonlocal failed
-        try:
-            with trio.fail_after(20):
-                await open_and_leave(running, times)
-        except Exception:
-            failed += 1
-
-    async def rounds(number: int) -> None:
-        async with trio.open_nursery() as nursery:
-            async for _ in arrivals(number, 1 / size.rate, record.lateness):
-                nursery.start_soon(one)
-
     with record.watching_the_client():
-        await rounds(count)  # what is allocated once is allocated now
-        await trio.sleep(SETTLE)
+        failed = await come_and_go(running, size, record, count, times)  # what is allocated once is now
         first = usage(running.pids())
-        await rounds(count)
-        await trio.sleep(SETTLE)
+        failed += await come_and_go(running, size, record, count, times)
         last = usage(running.pids())
     record.figure("failed", failed, "")
     record.figure("sessions", 2 * count, "", "higher")

@@ -7,17 +7,16 @@ import attrs
 import trio
 
 from benchmarks.machine import usage
-from benchmarks.measuring import Record, arrivals
+from benchmarks.measuring import Record
 from benchmarks.scenarios.cleanup import containers, engine_of
 from benchmarks.scenarios.scenario import Scenario, Size
-from benchmarks.scenarios.start import open_and_leave
+from benchmarks.scenarios.start import come_and_go
 from benchmarks.targets import Running
 
 SAMPLES = 8  # of memory, after a warm-up
 TOLERATED_PER_SESSION = 0.5  # KB that memory may grow by with each session: less cannot be told from chance
 TOLERATED_AT_ALL = 3000.0  # KB from the first sample to the last: an allocator's own unrest
 TOLERATED_DESCRIPTORS = 2
-SETTLE = 0.5
 STEADY = 2.0  # seconds
 PATIENCE = 20.0  # seconds in which what is left of the last session may go
 
@@ -90,22 +89,8 @@ async def soak(running: Running, size: Size, record: Record) -> None:
         LeakError: it grows.
     """
     assert running.main is not None
-    main, times, failed = running.main, record.distribution(), 0
+    main, times = running.main, record.distribution()
     count = max(2, round(size.seconds * size.rate / SAMPLES))
-
-    async def one() -> None:
-        nonlocal failed
-        try:
-            with trio.fail_after(20):
-                await open_and_leave(running, times)
-        except Exception:
-            failed += 1
-
-    async def sessions(number: int) -> None:
-        async with trio.open_nursery() as nursery:
-            async for _ in arrivals(number, 1 / size.rate, record.lateness):
-                nursery.start_soon(one)
-        await trio.sleep(SETTLE)
 
     async with engine_of(running) as docker:
 
@@ -125,11 +110,12 @@ async def soak(running: Running, size: Size, record: Record) -> None:
 
         opened = processes = there = 0
         with record.watching_the_client():
-            await sessions(2 * count)  # what is allocated once is allocated now
+            # What is allocated once is allocated now.
+            failed = await come_and_go(running, size, record, 2 * count, times)
             opened, processes, there = await _steady(counts)
             x, y = [0.0], [usage(running.pids()).memory / 1000]
             for number in range(1, SAMPLES + 1):
-                await sessions(count)
+                failed += await come_and_go(running, size, record, count, times)
                 x.append(number * count)
                 y.append(usage(running.pids()).memory / 1000)
                 record.figure(f"memory.{number * count}", y[-1] / 1000, "MB")

@@ -11,6 +11,7 @@ from benchmarks.measuring import Record, Times, arrivals
 from benchmarks.scenarios.scenario import Scenario, Size
 from benchmarks.targets import Running
 
+SETTLE = 0.5  # seconds before memory is looked at
 PAUSE = 1.5
 """Seconds between two starts of containers: what the last one left is gone then, and a pool full again."""
 SLOW = 1.0  # seconds; where 1 start in 20 takes longer, the rate is too high
@@ -25,6 +26,27 @@ async def open_and_leave(running: Running, times: Times | None) -> None:
         await read_until(client, PROMPT)
         if times is not None:
             times.add(time.perf_counter() - began)
+
+
+async def come_and_go(running: Running, size: Size, record: Record, count: int, times: Times) -> int:
+    """Have `count` sessions come at the rate of `size`, each of which leaves when it has its prompt; return
+    how many failed, a moment after all have left.
+    """
+    failed = 0
+
+    async def one() -> None:
+        nonlocal failed
+        try:
+            with trio.fail_after(20):
+                await open_and_leave(running, times)
+        except Exception:
+            failed += 1
+
+    async with trio.open_nursery() as nursery:
+        async for _ in arrivals(count, 1 / size.rate, record.lateness):
+            nursery.start_soon(one)
+    await trio.sleep(SETTLE)
+    return failed
 
 
 async def settled(running: Running) -> None:

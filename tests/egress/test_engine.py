@@ -33,7 +33,7 @@ from supervisor.egress.events import EgressEvent
 from supervisor.engine import Docker
 from supervisor.errors import ConfigurationError, SandboxError
 from supervisor.measures import Measure
-from supervisor.observability.audit import BURST, configure_audit
+from supervisor.observability.audit import BURST
 from supervisor.observability.redaction import session_digest
 from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.network import ensure_network
@@ -150,14 +150,6 @@ async def test_a_session_reaches_listed_names_only(
             owners = {provider.session_at(event.source) for event in events}
             assert owners == {(provider.occupied[REQUEST.session_id].name, REQUEST.session_id)}
     assert "c2VjcmV0.unlisted.example" in {event.name for event in events}
-
-
-@pytest.fixture
-def audit_log(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "audit.log"
-    configure_audit(str(path))
-    yield path
-    configure_audit("true")
 
 
 async def test_what_is_denied_is_in_the_audit_log_with_its_session(

@@ -49,6 +49,13 @@ class Start:
     undo: ExitStack
 
 
+async def broken(break_it: Callable[[Start], Any], start: Start) -> None:
+    """Break something, whether that takes a wait or not."""
+    waiting = break_it(start)
+    if waiting is not None:
+        await waiting
+
+
 class Lacking(EngineBetween):
     """The real engine, which says that it has not one of its security options."""
 
@@ -170,9 +177,7 @@ async def test_no_session_without_a_measure(
     on_network = network_name if measure in {Measure.EGRESS, Measure.ISOLATION} else "none"
     settings = docker_settings(request, network=on_network, hardening_without=without)
     with trio.fail_after(LIMIT), ExitStack() as undo:
-        broken = break_it(Start(settings, monkeypatch, tmp_path, undo))
-        if broken is not None:
-            await broken
+        await broken(break_it, Start(settings, monkeypatch, tmp_path, undo))
         with pytest.raises(ConfigurationError) as caught:
             async with open_provider(settings):
                 raise AssertionError
@@ -206,9 +211,7 @@ async def test_check_tells_of_all_measures_when_only_a_proof_can_tell_of_one(
     on_network = network_name if measure is Measure.ISOLATION else "none"
     settings = docker_settings(request, network=on_network, hardening_without=without)
     with trio.fail_after(LIMIT), ExitStack() as undo:
-        broken = break_it(Start(settings, monkeypatch, tmp_path, undo))
-        if broken is not None:
-            await broken
+        await broken(break_it, Start(settings, monkeypatch, tmp_path, undo))
         status = await survey(settings)
     assert [each.measure for each in status.measures] == list(Measure)
     (failing,) = status.failing

@@ -1,7 +1,7 @@
 """Commands per minute, on virtual time: counting, keys that wait, Ctrl-C, and who is told."""
 
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor.observability import metrics
-from supervisor.observability.audit import configure_audit
 from supervisor.sandbox.terminal import LeaseRequest
 from supervisor.session.attachment import Attachment, Notice
 from supervisor.session.keyboard import Keyboard
@@ -67,14 +66,6 @@ async def stage(settings: Settings = SETTINGS, *, counted: bool = True) -> Async
         viewer = session.attach(offset=0, window=64 * KIB, role="writer", acknowledges=True)
         yield Stage(session, provider.terminals[-1], viewer, registry)
         nursery.cancel_scope.cancel()
-
-
-@pytest.fixture
-def audit_log(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "audit.log"
-    configure_audit(str(path))
-    yield path
-    configure_audit("true")
 
 
 def hits(path: Path) -> list[str]:

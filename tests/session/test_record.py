@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import trio
 import trio.testing
 
 from supervisor.errors import SandboxError
-from supervisor.observability.audit import configure_audit
 from supervisor.observability.redaction import session_digest
 from supervisor.reaping.directories import hold_directory, remove_dead_directories
 from supervisor.reaping.records import STAMP, settle_records
@@ -22,14 +21,6 @@ from supervisor.session.registry import SessionRegistry
 from supervisor.session.session import Session
 from supervisor.settings import Settings
 from supervisor.testing.memory import MemoryProvider
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "audit.log"
-    configure_audit(str(path))
-    yield path
-    configure_audit("true")
 
 
 def events(path: Path) -> list[Any]:
@@ -59,12 +50,14 @@ async def kept(records: Records) -> Session:
     return session
 
 
-async def test_a_session_from_start_to_end(autojump_clock: trio.abc.Clock, log: Path, tmp_path: Path) -> None:
+async def test_a_session_from_start_to_end(
+    autojump_clock: trio.abc.Clock, audit_log: Path, tmp_path: Path
+) -> None:
     records = Records(tmp_path, facts={"provider": "memory"})
     async with house(records) as (registry, provider):
         provider.counted = True
         session = await registry.create(b"owner", LeaseRequest(""))
-        (started,) = events(log)
+        (started,) = events(audit_log)
         assert (started["event"], started["provider"]) == ("session started", "memory")
         assert started["session"] == session_digest(session.id)
         assert session.id not in str(started)
@@ -78,7 +71,7 @@ async def test_a_session_from_start_to_end(autojump_clock: trio.abc.Clock, log: 
         provider.terminals[0].exit(3)
         while len(registry):
             await trio.sleep(1)
-    _, ended = events(log)
+    _, ended = events(audit_log)
     assert not (tmp_path / "records" / session.label).exists()
     shown = {name: ended[name] for name in ("event", "reason", "status", "output_bytes", "input_bytes")}
     assert shown == {
@@ -92,20 +85,22 @@ async def test_a_session_from_start_to_end(autojump_clock: trio.abc.Clock, log: 
     assert ended["commands"] == 2
 
 
-async def test_a_session_that_never_was_has_no_record(log: Path, tmp_path: Path) -> None:
+async def test_a_session_that_never_was_has_no_record(audit_log: Path, tmp_path: Path) -> None:
     async with house(Records(tmp_path)) as (registry, provider):
         provider.failure = SandboxError("no")
         with pytest.raises(SandboxError):
             await registry.create(b"owner", LeaseRequest(""))
-    assert events(log) == []
+    assert events(audit_log) == []
 
 
-async def test_who_reaps_tells_the_end(autojump_clock: trio.abc.Clock, log: Path, tmp_path: Path) -> None:
+async def test_who_reaps_tells_the_end(
+    autojump_clock: trio.abc.Clock, audit_log: Path, tmp_path: Path
+) -> None:
     session = await kept(Records(tmp_path, facts={"provider": "docker"}))
     (tmp_path / "records" / "broken").write_bytes(b"\x00" * SIZE)
     assert settle_records(tmp_path) == 2
     assert settle_records(tmp_path) == 0
-    ends = {each["session"]: each for each in events(log)[1:]}
+    ends = {each["session"]: each for each in events(audit_log)[1:]}
     end = ends[session.label]
     assert (end["event"], end["severity"], end["reason"]) == ("session ended", "warning", "supervisor_lost")
     assert (end["output_bytes"], end["peak_memory"], end["seconds"]) == (34, 4096, 12)
@@ -114,20 +109,20 @@ async def test_who_reaps_tells_the_end(autojump_clock: trio.abc.Clock, log: Path
 
 
 async def test_the_next_start_tells_the_end_once(
-    autojump_clock: trio.abc.Clock, log: Path, tmp_path: Path
+    autojump_clock: trio.abc.Clock, audit_log: Path, tmp_path: Path
 ) -> None:
     directory, lock = hold_directory(tmp_path, "0123456789abcdef")
     session = await kept(Records(directory))
     assert remove_dead_directories(tmp_path) == []  # its owner lives
-    assert len(events(log)) == 1
+    assert len(events(audit_log)) == 1
     os.close(lock)
     assert remove_dead_directories(tmp_path) == [directory]
     assert remove_dead_directories(tmp_path) == []
-    assert [each["session"] for each in events(log)] == [session.label] * 2
+    assert [each["session"] for each in events(audit_log)] == [session.label] * 2
 
 
 async def test_a_record_is_written_when_it_changes(
-    autojump_clock: trio.abc.Clock, log: Path, tmp_path: Path
+    autojump_clock: trio.abc.Clock, audit_log: Path, tmp_path: Path
 ) -> None:
     records = Records(tmp_path)
     async with house(records) as (registry, provider):
@@ -153,7 +148,7 @@ async def test_a_record_is_written_when_it_changes(
 
 
 async def test_the_stamp_says_until_when_records_held(
-    autojump_clock: trio.abc.Clock, log: Path, tmp_path: Path
+    autojump_clock: trio.abc.Clock, audit_log: Path, tmp_path: Path
 ) -> None:
     records = Records(tmp_path)
     session = await kept(records)
@@ -166,20 +161,22 @@ async def test_the_stamp_says_until_when_records_held(
     for path, moved in ((file, -3600), (tmp_path / STAMP, 3600)):  # somebody sets the clock
         os.utime(path, (path.stat().st_mtime + moved,) * 2)
     settle_records(tmp_path)
-    assert events(log)[-1]["seconds"] == 42
-    assert "noted" not in events(log)[-1]
+    assert events(audit_log)[-1]["seconds"] == 42
+    assert "noted" not in events(audit_log)[-1]
 
 
-async def test_a_stamp_that_cannot_be_written_ends_nothing(log: Path, tmp_path: Path) -> None:
+async def test_a_stamp_that_cannot_be_written_ends_nothing(audit_log: Path, tmp_path: Path) -> None:
     records = Records(tmp_path / "missing")
     records.stamp()
     assert not (tmp_path / "missing").exists()
 
 
-async def test_who_hands_over_tells_no_end(autojump_clock: trio.abc.Clock, log: Path, tmp_path: Path) -> None:
+async def test_who_hands_over_tells_no_end(
+    autojump_clock: trio.abc.Clock, audit_log: Path, tmp_path: Path
+) -> None:
     async with house(Records(tmp_path, lambda: True)) as (registry, _):
         session = await registry.create(b"owner", LeaseRequest(""))
-    assert [each["event"] for each in events(log)] == ["session started"]
+    assert [each["event"] for each in events(audit_log)] == ["session started"]
     assert (tmp_path / "records" / session.label).exists()
 
 
@@ -187,8 +184,8 @@ def test_nothing_to_settle(tmp_path: Path) -> None:
     assert settle_records(tmp_path) == 0
 
 
-async def test_a_record_that_cannot_be_written_ends_nothing(log: Path, tmp_path: Path) -> None:
+async def test_a_record_that_cannot_be_written_ends_nothing(audit_log: Path, tmp_path: Path) -> None:
     (tmp_path / "records").write_text("in the way")
     async with house(Records(tmp_path)) as (registry, _):
         await registry.create(b"owner", LeaseRequest(""))
-    assert [each["event"] for each in events(log)] == ["session started", "session ended"]
+    assert [each["event"] for each in events(audit_log)] == ["session started", "session ended"]

@@ -79,6 +79,12 @@ async def until(attachment: Attachment, kind: type[Event]) -> Event:
             attachment.acknowledge(event.offset + len(event.data))
 
 
+async def listen(viewer: Attachment, told: list[Event | bytes]) -> None:
+    """Note what is told, acknowledging nothing."""
+    while True:
+        told.append(await viewer.next_event(4096))
+
+
 async def test_bytes_travel_both_ways_and_the_size_is_there_from_the_start(
     autojump_clock: trio.abc.Clock,
 ) -> None:
@@ -186,10 +192,6 @@ async def test_a_little_output_is_sent_at_once_while_the_viewer_waits(
             told.append(data)
         return accepts
 
-    async def listen(viewer: Attachment) -> None:
-        while True:
-            told.append(await viewer.next_event(4096))
-
     async with stage() as s, trio.open_nursery() as nursery:
         session, terminal = await s.start()
         viewer = watch(session)
@@ -203,7 +205,7 @@ async def test_a_little_output_is_sent_at_once_while_the_viewer_waits(
             return told
 
         assert await print_and_see(b"before") == [], "nobody waits yet"
-        nursery.start_soon(listen, viewer)
+        nursery.start_soon(listen, viewer, told)
         await trio.testing.wait_all_tasks_blocked()
         assert told[-1] == Output(0, b"before")
         assert await print_and_see(b"echo") == [b"echo" if accepts else Output(6, b"echo")]
@@ -223,10 +225,6 @@ async def test_nothing_is_sent_at_once_beyond_the_window(autojump_clock: trio.ab
         at_once.append(data)
         return True
 
-    async def listen(viewer: Attachment) -> None:
-        while True:
-            await viewer.next_event(4096)
-
     async with stage(Settings(stall_timeout=10.0)) as s:
         with pytest.RaisesGroup(pytest.RaisesExc(SessionRefusedError, match="not taken in time")):
             async with trio.open_nursery() as nursery:
@@ -234,7 +232,7 @@ async def test_nothing_is_sent_at_once_beyond_the_window(autojump_clock: trio.ab
                 viewer = watch(session, window=10)
                 await viewer.next_event(4096)
                 viewer.send_at_once = send_at_once
-                nursery.start_soon(listen, viewer)
+                nursery.start_soon(listen, viewer, [])
                 await trio.testing.wait_all_tasks_blocked()
                 began = trio.current_time()
                 await terminal.print(b"0123456")
@@ -245,10 +243,6 @@ async def test_nothing_is_sent_at_once_beyond_the_window(autojump_clock: trio.ab
 
 
 async def test_who_is_sent_exactly_a_window_at_once_stalls_as_well(autojump_clock: trio.abc.Clock) -> None:
-    async def listen(viewer: Attachment) -> None:
-        while True:
-            await viewer.next_event(4096)
-
     async with stage(Settings(stall_timeout=10.0)) as s:
         with pytest.RaisesGroup(pytest.RaisesExc(SessionRefusedError, match="not taken in time")):
             async with trio.open_nursery() as nursery:
@@ -256,7 +250,7 @@ async def test_who_is_sent_exactly_a_window_at_once_stalls_as_well(autojump_cloc
                 viewer = watch(session, window=3)
                 await viewer.next_event(4096)
                 viewer.send_at_once = lambda _: True
-                nursery.start_soon(listen, viewer)
+                nursery.start_soon(listen, viewer, [])
                 for _ in range(3):
                     await trio.testing.wait_all_tasks_blocked()
                     await terminal.print(b"x")
