@@ -236,13 +236,15 @@ def _measure(plan: Plan, *, set_up: bool = False) -> Results:
 
 
 @asynccontextmanager
-async def _set_up(results: Results) -> AsyncGenerator[None]:
-    """Have an engine, images and the page while the block runs; without an engine, a remark, and what needs
-    none is measured.
+async def _set_up(plan: Plan, results: Results) -> AsyncGenerator[None]:
+    """Have an engine, images, the page and the kernel's limits for the plan while the block runs; without an
+    engine, a remark, and what needs none is measured.
     """
+    settings = load_settings()
+    settings = attrs.evolve(settings, max_sessions=max(settings.max_sessions, plan.containers))
     async with AsyncExitStack() as stack:
         try:
-            there = await stack.enter_async_context(prepared(load_settings(), Report(), tests=True))
+            there = await stack.enter_async_context(prepared(settings, Report(), tests=True))
             os.environ["DOCKER_HOST"] = there.settings.docker_host
         except* ConfigurationError as group:
             results.remark(f"no engine: {group.exceptions[0]}")
@@ -258,7 +260,7 @@ async def _until_stopped(plan: Plan, display: Display, results: Results, set_up:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(heed, signals)
-            async with _set_up(results) if set_up else nullcontext():
+            async with _set_up(plan, results) if set_up else nullcontext():
                 await run(plan, display, results)
             nursery.cancel_scope.cancel()
 

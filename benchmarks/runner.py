@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from itertools import product
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 import attrs
 import trio
@@ -58,6 +58,10 @@ class Part:
         }
 
 
+OTHERS: Final = 50
+"""Sessions besides those that a scenario holds: the ones that it measures, and those that are going."""
+
+
 @attrs.frozen
 class Plan:
     """What to run, the most wanted first: in each round all parts that have as many, until all rounds are
@@ -72,6 +76,18 @@ class Plan:
     def runs(self) -> int:
         """How many runs there are, those that do not apply included."""
         return sum(part.rounds * len(part.scenarios) * len(part.targets) for part in self.parts)
+
+    @property
+    def containers(self) -> int:
+        """How many sessions in containers there are at most at the same time."""
+        return max(
+            self.room(part) if any(target.column != "no containers" for target in part.targets) else 0
+            for part in self.parts
+        )
+
+    def room(self, part: Part) -> int:
+        """Return how many sessions a server is to admit in that part."""
+        return max(self.options.sessions, part.size.sessions + OTHERS)
 
 
 def obstacle(scenario: Scenario, running: Running) -> str | None:
@@ -144,8 +160,7 @@ class _Round:
 
     async def run(self) -> int:
         """Visit everybody; return how many runs are done by now."""
-        room = max(self.plan.options.sessions, self.part.size.sessions + 50)
-        options = attrs.evolve(self.plan.options, sessions=room)
+        options = attrs.evolve(self.plan.options, sessions=self.plan.room(self.part))
         turn = self.number % max(1, len(self.part.targets))
         order = [*self.part.targets[turn:], *self.part.targets[:turn]]
         async with AsyncExitStack() as servers:

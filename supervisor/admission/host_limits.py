@@ -2,9 +2,11 @@
 
 A capacity that the host cannot carry shows at the worst moment, as a session that cannot be started for a
 reason that nobody expects. So the arithmetic is done at start, and what does not fit is an error that says
-it. What only may run short (memory that the limits add up to, inotify) is a warning.
+it. What only may run short (memory that the limits add up to, inotify, keys) is a warning.
 """
 
+import ctypes
+import os
 import resource
 from pathlib import Path
 from typing import Final
@@ -23,6 +25,14 @@ log = get_logger(__name__)
 PROC: Final = Path("/proc")
 PTYS: Final = "kernel.pty.max"
 INOTIFY: Final = "fs.inotify.max_user_instances"
+KEYS: Final = "kernel.keys.maxkeys"
+KEY_BYTES: Final = "kernel.keys.maxbytes"
+KEY_SIZE: Final = len("_ses.") + 64 + 1
+"""Bytes that the kernel charges for the session keyring that runc makes for each container: its name, with the
+container's id (keyrings(7)). The host's root may have a million; where the engine remaps users, the root of all
+containers is another, and has an ordinary user's share."""
+SPARE_KEYS: Final = 20
+"""Keyrings besides those of sessions: of containers that are going, and of those that prove the network."""
 DEVICES: Final = Path("/sys/class/net")
 BRIDGE_PORTS: Final = 1023
 """Interfaces that a Linux bridge takes (BR_MAX_PORTS of the kernel, less the number 0)."""
@@ -38,6 +48,8 @@ WATCH_INTERVAL: Final = 30.0
 """Seconds between two looks while running."""
 ALARM: Final = 0.9
 """Part of a limit in use from which on the operator is warned."""
+LAST_INSTANCES: Final = 8
+"""Inotify instances that must still be there, likewise: the kernel does not tell how many are in use."""
 
 
 @attrs.frozen
@@ -81,6 +93,11 @@ def ample_terminals(sandboxes: int, reserve: int) -> int:
 def ample_instances(sandboxes: int) -> int:
     """Return the `INOTIFY` that is enough for the shims of so many sandboxes, likewise."""
     return 2 * sandboxes + 128
+
+
+def ample_keys(sandboxes: int) -> int:
+    """Return the `KEYS` that is enough for so many containers with remapped users, likewise."""
+    return 2 * sandboxes + 200
 
 
 def host_limits(settings: Settings, proc: Path = PROC) -> list[Limit]:
@@ -153,6 +170,21 @@ def host_limits(settings: Settings, proc: Path = PROC) -> list[Limit]:
                 ample=ample,
             )
         )
+    needed, ample = sandboxes + SPARE_KEYS, ample_keys(sandboxes)
+    for name, size in ((KEYS, 1), (KEY_BYTES, KEY_SIZE)):
+        if (there := _number(proc / "sys" / name.replace(".", "/"))) is not None:
+            limits.append(
+                Limit(
+                    f"keyrings of containers whose users are remapped ({name})",
+                    there,
+                    needed * size,
+                    f"({sessions} + {SPARE_KEYS}){f' x {size}' if size > 1 else ''}",
+                    f"sysctl {name}={ample * size}",
+                    hard=False,
+                    sysctl=name,
+                    ample=ample * size,
+                )
+            )
     return limits
 
 
@@ -218,6 +250,9 @@ def shortages(proc: Path = PROC, devices: Path = DEVICES) -> list[str]:
     total, available = _memory(proc, "MemTotal"), _memory(proc, "MemAvailable")
     if total is not None and available is not None and available <= (1 - ALARM) * total:
         found.append(f"{available // MIB} of {total // MIB} MiB of memory are available")
+    if not _instances_left(LAST_INSTANCES):
+        found.append(f"fewer than {LAST_INSTANCES} inotify instances are left (fs.inotify.max_user_instances)")
+    found += _keys_in_use(proc)
     found += [
         f"{used} of {BRIDGE_PORTS} ports of the bridge {ports.parent.name} are in use"
         for ports in sorted(devices.glob("*/brif"))  # whoever's they are: several supervisors share a network
@@ -242,6 +277,31 @@ async def watch_host(proc: Path = PROC, devices: Path = DEVICES, interval: float
 def _hard_descriptor_limit() -> int:
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     return 1 << 30 if hard == resource.RLIM_INFINITY else hard
+
+
+def _instances_left(count: int) -> bool:
+    """Whether this process's user, whose the containers' shims are too, gets so many inotify instances more."""
+    inotify_init1, taken = ctypes.CDLL(None).inotify_init1, list[int]()
+    while len(taken) < count and (instance := inotify_init1(os.O_CLOEXEC)) >= 0:
+        taken.append(instance)
+    for instance in taken:
+        os.close(instance)
+    return len(taken) == count
+
+
+def _keys_in_use(proc: Path) -> list[str]:
+    """Whose keys run short: `/proc/key-users` has a line for each user (keyrings(7))."""
+    try:
+        lines = (proc / "key-users").read_text().splitlines()
+    except OSError:
+        return []
+    found: list[str] = []
+    for uid, *_counts, keys, size in (line.split() for line in lines):
+        for each, what in ((keys, f"keys ({KEYS})"), (size, f"bytes of keys ({KEY_BYTES})")):
+            used, limit = map(int, each.split("/"))
+            if used >= ALARM * limit:
+                found.append(f"user {uid.rstrip(':')} has {used} of {limit} {what}")
+    return found
 
 
 def _entries(directory: Path) -> int:

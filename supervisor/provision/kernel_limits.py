@@ -12,9 +12,13 @@ from typing import Final
 
 from supervisor.admission.host_limits import (
     INOTIFY,
+    KEY_BYTES,
+    KEY_SIZE,
+    KEYS,
     PROC,
     PTYS,
     ample_instances,
+    ample_keys,
     ample_terminals,
     host_limits,
 )
@@ -22,9 +26,9 @@ from supervisor.provision.report import Step
 from supervisor.sandbox.shares import INSTANCES, RESERVE
 from supervisor.settings import Settings
 
-_KERNEL: Final[Mapping[str, int]] = {PTYS: 4096, INOTIFY: 128}
+_KERNEL: Final[Mapping[str, int]] = {PTYS: 4096, INOTIFY: 128, KEYS: 200, KEY_BYTES: 20_000}
 _PTY_RESERVE: Final = 1024
-"""Both: the kernel's own defaults (drivers/tty/pty.c, fs/notify/inotify/inotify_user.c)."""
+"""Both: the kernel's own defaults (drivers/tty/pty.c, fs/notify/inotify/inotify_user.c, security/keys/key.c)."""
 
 
 def raise_to(name: str, value: int, proc: Path = PROC) -> str:
@@ -76,6 +80,7 @@ def sysctl_file(settings: Settings) -> str:
     sandboxes = settings.max_sessions + settings.warm_pool_size
     terminals = max(_KERNEL[PTYS], ample_terminals(sandboxes, _PTY_RESERVE))
     instances = max(_KERNEL[INOTIFY], ample_instances(sandboxes), shared_instances(settings))
+    keys = max(_KERNEL[KEYS], ample_keys(sandboxes))
     capacity = f"MAX_SESSIONS={settings.max_sessions} and WARM_POOL_SIZE={settings.warm_pool_size}"
     return f"""\
 # Limits of the kernel for terminal-supervisor: /etc/sysctl.d/60-terminal-supervisor.conf (sysctl.d(5)).
@@ -87,6 +92,11 @@ def sysctl_file(settings: Settings) -> str:
 
 # Inotify instances of root: {INSTANCES} for each container whose users are remapped, {RESERVE} for the host.
 {INOTIFY} = {instances}
+
+# Session keyrings: runc makes one for each container, of {KEY_SIZE} bytes. Those of containers whose users are
+# remapped have one owner, an ordinary user.
+{KEYS} = {keys}
+{KEY_BYTES} = {max(_KERNEL[KEY_BYTES], keys * KEY_SIZE)}
 """
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from supervisor.admission.host_limits import INOTIFY, PROC
+from supervisor.admission.host_limits import INOTIFY, KEY_BYTES, KEY_SIZE, KEYS, PROC, ample_keys
 from supervisor.errors import ConfigurationError
 from supervisor.provision.daemon import EnginePaths, read_mark
 from supervisor.provision.host import CommandError, Need, require, run
@@ -36,7 +36,12 @@ _FIRST: Final = 100_000  # SUB_UID_MIN of login.defs(5)
 _COMMAND_DEADLINE: Final = 30.0  # seconds
 _FILES: Final = {"uid": Path("/etc/subuid"), "gid": Path("/etc/subgid")}
 _LIMIT: Final = Path("/proc/sys/user/max_user_namespaces")
-_INSTANCES_FOR_ALL: Final = 8192  # inotify instances: `shares.INSTANCES` for each of 250 containers
+_CONTAINERS: Final = 250  # for which the kernel's limits are raised before anybody names a capacity
+_FOR_ALL: Final = {
+    INOTIFY: 8192,  # `shares.INSTANCES` for each, and some
+    KEYS: ample_keys(_CONTAINERS),
+    KEY_BYTES: ample_keys(_CONTAINERS) * KEY_SIZE,
+}
 
 
 async def of_next(paths: EnginePaths, wish: str, step: Step) -> bool:
@@ -202,8 +207,9 @@ def leaves_images(paths: EnginePaths, *, remap: bool) -> bool:
 
 
 def raise_shares(step: Step, proc: Path = PROC) -> None:
-    """See to it that root, to whom the kernel charges what all containers with remapped users take, may have
-    enough inotify instances for all, whatever capacity is configured later; tell what was done.
+    """See to it that the kernel's users to whom it charges what all containers with remapped users take (the
+    host's root and the containers') may have enough of it; tell what was done.
     """
-    if told := raise_to(INOTIFY, _INSTANCES_FOR_ALL, proc):
-        step.notice(told)
+    for name, value in _FOR_ALL.items():
+        if told := raise_to(name, value, proc):
+            step.notice(told)

@@ -21,6 +21,9 @@ def proc(tmp_path: Path) -> Path:
         "sys/kernel/pid_max": "32768\n",
         "sys/kernel/threads-max": "100000\n",
         "sys/fs/inotify/max_user_instances": "128\n",
+        "sys/kernel/keys/maxkeys": "200\n",
+        "sys/kernel/keys/maxbytes": "20000\n",
+        "key-users": "    0:     9 8/8 3/1000000 40/25000000\n100000:    20 20/20 20/200 1400/20000\n",
         "meminfo": "MemTotal:       16000000 kB\nMemFree: 1 kB\nMemAvailable:    9000000 kB\n",
     }.items():
         path = tmp_path / name
@@ -78,7 +81,11 @@ def test_all_that_does_not_fit_is_said_at_once(proc: Path, monkeypatch: pytest.M
 
 def test_what_may_run_short_is_a_warning(proc: Path) -> None:
     soft = [limit for limit in host_limits.host_limits(Settings(max_sessions=200), proc) if not limit.fits]
-    assert [limit.hard for limit in soft] == [False, False]
+    assert [limit.hard for limit in soft] == [False] * 3
+    assert str(soft[-1]) == (
+        "keyrings of containers whose users are remapped (kernel.keys.maxkeys): (MAX_SESSIONS 200 + WARM_POOL_SIZE "
+        "2 + 20) = 222 needed, 200 there; sysctl kernel.keys.maxkeys=604"
+    )
 
 
 async def test_it_is_watched(proc: Path, tmp_path: Path, autojump_clock: MockClock) -> None:
@@ -95,15 +102,29 @@ async def test_it_is_watched(proc: Path, tmp_path: Path, autojump_clock: MockClo
             (proc / "meminfo").write_text("MemTotal: 16000000 kB\nMemAvailable: 100000 kB\n")
             for number in range(1000):
                 (ports / f"veth{number}").touch()
+            (proc / "key-users").write_text("100000:   195 195/195 195/200 13650/20000\n")
             short = host_limits.shortages(proc, devices)
-            assert len(short) == 3
+            assert len(short) == 4
+            assert "user 100000 has 195 of 200 keys (kernel.keys.maxkeys)" in short
             assert short[-1] == "1000 of 1023 ports of the bridge br-1 are in use"
             await trio.sleep(3)
             (proc / "sys/kernel/pty/nr").write_text("30\n")
             (proc / "meminfo").write_text("MemTotal: 16000000 kB\nMemAvailable: 9000000 kB\n")
+            (proc / "key-users").write_text("")
             for port in ports.iterdir():
                 port.unlink()
             await trio.sleep(3)
             nursery.cancel_scope.cancel()
     assert [each["event"] for each in logs] == ["this host runs short", "this host has room again"]
     assert logs[0]["what"] == "; ".join(short)
+
+
+def test_inotify_instances_are_tried(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert host_limits.shortages(proc) == []
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    monkeypatch.setattr(host_limits, "LAST_INSTANCES", 1 << 20)  # more than any kernel gives
+    assert host_limits.shortages(proc) == [
+        "fewer than 1048576 inotify instances are left (fs.inotify.max_user_instances)"
+    ]
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

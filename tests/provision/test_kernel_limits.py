@@ -21,6 +21,8 @@ def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "kernel/pty/max": 4096,
         "kernel/pty/reserve": 1024,
         "fs/inotify/max_user_instances": 128,
+        "kernel/keys/maxkeys": 200,
+        "kernel/keys/maxbytes": 20_000,
     }.items():
         file = tmp_path / "sys" / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -29,10 +31,11 @@ def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def limits(proc: Path) -> tuple[int, int]:
-    names = ("kernel/pty/max", "fs/inotify/max_user_instances")
-    pty, inotify = (int((proc / "sys" / name).read_text()) for name in names)
-    return pty, inotify
+NAMES = ("kernel/pty/max", "fs/inotify/max_user_instances", "kernel/keys/maxkeys", "kernel/keys/maxbytes")
+
+
+def limits(proc: Path) -> list[int]:
+    return [int((proc / "sys" / name).read_text()) for name in NAMES]
 
 
 def said(settings: Settings, proc: Path, *, remapped: bool = False) -> str:
@@ -43,15 +46,19 @@ def said(settings: Settings, proc: Path, *, remapped: bool = False) -> str:
 
 def test_what_fits_stays_as_it_is(proc: Path) -> None:
     assert said(Settings(), proc) == "ok"
-    assert limits(proc) == (4096, 128)
+    assert limits(proc) == [4096, 128, 200, 20_000]
 
 
 def test_what_does_not_fit_is_raised_and_told(proc: Path) -> None:
-    assert said(MANY, proc) == "kernel.pty.max 4096 → 9024; fs.inotify.max_user_instances 128 → 8128"
-    assert limits(proc) == (9024, 8128)
+    assert said(MANY, proc) == (
+        "kernel.pty.max 4096 → 9024; fs.inotify.max_user_instances 128 → 8128; "
+        "kernel.keys.maxkeys 200 → 8200; kernel.keys.maxbytes 20000 → 574000"
+    )
+    raised = [9024, 8128, 8200, 574_000]
+    assert limits(proc) == raised
     assert said(MANY, proc) == "ok", "once"
     assert said(Settings(), proc) == "ok"
-    assert limits(proc) == (9024, 8128), "never lowered"
+    assert limits(proc) == raised, "never lowered"
 
 
 def test_where_users_are_remapped_root_is_charged_for_all(proc: Path) -> None:
@@ -69,13 +76,13 @@ def test_what_cannot_be_raised_is_told(proc: Path, monkeypatch: pytest.MonkeyPat
     told = said(MANY, proc)
     assert "kernel.pty.max NOT RAISED to 9024: Read-only file system" in told
     assert "fs.inotify.max_user_instances NOT RAISED to 8128: Read-only file system" in told
-    assert limits(proc) == (4096, 128)
+    assert limits(proc) == [4096, 128, 200, 20_000]
 
 
 def test_without_root_it_says_what_to_do(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert "as root: sysctl kernel.pty.max=9024" in said(MANY, proc)
-    assert limits(proc) == (4096, 128)
+    assert limits(proc) == [4096, 128, 200, 20_000]
     assert said(Settings(), proc) == "ok"
 
 
@@ -87,4 +94,4 @@ def test_the_packaged_file_is_current_and_the_default_capacity_fits_into_it(proc
         (proc / "sys" / name.replace(".", "/")).write_text(value)
     before = limits(proc)
     assert said(Settings(), proc, remapped=True) == "ok"
-    assert before == limits(proc) == (4096, 3520)
+    assert before == limits(proc) == [4096, 3520, 404, 28_280]

@@ -116,15 +116,23 @@ def test_a_map_of_ids(id_map: str, has: bool) -> None:
     assert remapping.has_range(id_map, 100_000, 65_536) is has
 
 
-def test_roots_share_is_raised_and_never_lowered(tmp_path: Path) -> None:
-    limit = tmp_path / "sys/fs/inotify/max_user_instances"
-    limit.parent.mkdir(parents=True)
+def test_what_all_containers_share_is_raised_and_never_lowered(tmp_path: Path) -> None:
     said = io.StringIO()
     step = Step(Report(said), "engine")
     remapping.raise_shares(step, tmp_path)
-    assert said.getvalue() == "", "this kernel has no such limit"
-    for before, after in (("128\n", "8192\n"), ("65536\n", "65536\n")):
+    assert said.getvalue() == "", "this kernel has no such limits"
+    for name, before, after in (
+        ("fs/inotify/max_user_instances", "128\n", "8192\n"),
+        ("kernel/keys/maxkeys", "65536\n", "65536\n"),
+        ("kernel/keys/maxbytes", "20000\n", "49000\n"),
+    ):
+        limit = tmp_path / "sys" / name
+        limit.parent.mkdir(parents=True, exist_ok=True)
         limit.write_text(before)
-        remapping.raise_shares(step, tmp_path)
-        assert limit.read_text() == after
-    assert said.getvalue().split() == ["engine", "fs.inotify.max_user_instances", "128", "→", "8192"]
+        for _again in range(2):
+            remapping.raise_shares(step, tmp_path)
+            assert limit.read_text() == after
+    assert said.getvalue().split() == [
+        *("engine", "fs.inotify.max_user_instances", "128", "→", "8192"),
+        *("engine", "kernel.keys.maxbytes", "20000", "→", "49000"),
+    ]
