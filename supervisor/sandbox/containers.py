@@ -5,10 +5,11 @@ surroundings.
 """
 
 import os
-from collections.abc import AsyncGenerator, Generator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 import attrs
 import trio
@@ -21,6 +22,7 @@ from supervisor.engine import (
     DockerTimeoutError,
     DockerUnreachableError,
 )
+from supervisor.engine.types import JSON
 from supervisor.errors import HardeningError, SandboxError
 from supervisor.measures import Measure
 from supervisor.observability.log import get_logger
@@ -106,15 +108,24 @@ class HardenedContainer:
         name: of the container.
         site, policy: where and how it was made.
         engine: the engine client's object.
-        inspected: what the engine says of it; empty before it is started.
+        networks: how it is attached to each, as the engine tells (`NetworkSettings.Networks`); none before it
+            is started.
+
+    Resource handling: what was asked of the engine, and what it answers (60 KB together), is not kept for as
+    long as a session lives, but made and asked for again where it is compared again.
     """
 
     def __init__(
-        self, site: Site, policy: HardeningPolicy, pending: PendingRemovals, name: str, config: dict[str, Any]
+        self,
+        site: Site,
+        policy: HardeningPolicy,
+        pending: PendingRemovals,
+        name: str,
+        config: Callable[[], JSON],
     ) -> None:
         self.name = name
         self.site = site
-        self.inspected: dict[str, Any] = {}
+        self.networks: Mapping[str, Mapping[str, Any]] = {}
         self.policy = policy
         self._pending = pending
         self._config = config
@@ -127,9 +138,13 @@ class HardenedContainer:
     @property
     def addresses(self) -> frozenset[str]:
         """IPv4 addresses on its networks, and those of its devices there; none before it is started."""
-        networks: dict[str, dict[str, str]] = self.inspected.get("NetworkSettings", {}).get("Networks") or {}
-        found = (network.get(key) for network in networks.values() for key in ("IPAddress", "MacAddress"))
+        found = (network.get(key) for network in self.networks.values() for key in ("IPAddress", "MacAddress"))
         return frozenset(filter(None, found))
+
+    @property
+    def address(self) -> str:
+        """IPv4 address on the policy's network, once it is started."""
+        return str(self.networks[self.policy.network]["IPAddress"])
 
     async def create(self) -> None:
         """Create it. Shielded, because whoever cannot wait for the answer does not know whether it exists;
@@ -139,7 +154,7 @@ class HardenedContainer:
         with self.site.health.patience(shield=True) as patience:
             try:
                 self.engine = await containers.create(
-                    self._config,
+                    self._config(),
                     name=self.name,
                     timeout=CREATE_TIMEOUT,
                     patience=0,  # who cancels knows that there is no answer to wait for
@@ -171,13 +186,11 @@ class HardenedContainer:
         with span("start the container", container=self.name):
             await self.engine.start(timeout=None)
         try:
-            self.inspected = await self.engine.show(timeout=None)
+            state = await self._inspect(timeout=None)
         except DockerError as error:
             if error.status != NOT_FOUND:
                 raise
             raise SandboxError("the sandbox ended as soon as it was started") from error
-        self._require_policy()
-        state = self.inspected["State"]
         if not state["Pid"]:
             raise SandboxError(
                 f"the sandbox ended as soon as it was started (exit status {state['ExitCode']})"
@@ -194,20 +207,21 @@ class HardenedContainer:
             SandboxError: it is not.
             DockerError: the engine does not say.
         """
-        self.inspected = await self.engine.show(timeout=VERIFY_TIMEOUT)
-        self._require_policy()
-        if self.inspected["State"]["Status"] != "running":
-            raise SandboxError(f"the container is {self.inspected['State']['Status']}")
+        state = await self._inspect(timeout=VERIFY_TIMEOUT)
+        if state["Status"] != "running":
+            raise SandboxError(f"the container is {state['Status']}")
 
-    def _require_policy(self) -> None:
-        """Compare with the policy, and the network with the one of that name that was verified."""
-        differences = self.policy.compare(self._config, self.inspected, self._warnings)
+    async def _inspect(self, timeout: float | None) -> JSON:
+        """Return its state, of a container that is as the policy asks for, on the network that was verified."""
+        inspected = await self.site.docker.containers.container(self.engine.id).show(timeout=timeout)
+        differences = self.policy.compare(self._config(), inspected, self._warnings)
+        self.networks = inspected["NetworkSettings"]["Networks"]
         if wanted := self.site.network_id:
-            networks: dict[str, dict[str, Any]] = self.inspected["NetworkSettings"]["Networks"]
-            seen = networks[self.policy.network]["NetworkID"] if self.policy.network in networks else None
+            seen = self.networks.get(self.policy.network, {}).get("NetworkID")
             if seen != wanted:
                 differences.append(Difference("NetworkID", wanted, seen))
         require_policy(differences)
+        return cast("JSON", inspected["State"])
 
 
 @final
@@ -282,7 +296,7 @@ class HardenedContainers:
         name = site.identity.new_name(role)
         labels = site.identity.labels(role, site.start_timeout + lifetime)
         policy = policy or self.policy
-        config = policy.to_create_config(entrypoint, labels=labels, mounts=mounts, tty=tty)
+        config = partial(policy.to_create_config, entrypoint, labels=labels, mounts=[*mounts], tty=tty)
         container = HardenedContainer(site, policy, self.pending, name, config)
         self.pending.register(name)
         try:

@@ -144,7 +144,7 @@ async def prove_egress(containers: HardenedContainers, watch: EgressWatch) -> No
             mounts=containers.site.program_mounts("netprobe"),
         ) as container:
             await container.start()
-            source = container.inspected["NetworkSettings"]["Networks"][network]["IPAddress"]
+            source = container.address
             with trio.move_on_after(limit) as scope:
                 server = plan.gateway if containers.policy.runtime.kind.sentry else _EMBEDDED_RESOLVER
                 code = await _probe(container, "ask", server, NAME, str(_QUESTION_PATIENCE))

@@ -57,7 +57,7 @@ async def prove_isolation(containers: HardenedContainers) -> None:
         failures: list[DockerError] = []
 
         async def contact(source: int, target: int) -> None:
-            address = probers[target].inspected["NetworkSettings"]["Networks"][network]["IPAddress"]
+            address = probers[target].address
             try:
                 found[source, target] = await _contact(probers[source], address)
             except DockerError as error:  # kept out of the nursery, which would wrap it
