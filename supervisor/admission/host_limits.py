@@ -28,9 +28,9 @@ INOTIFY: Final = "fs.inotify.max_user_instances"
 KEYS: Final = "kernel.keys.maxkeys"
 KEY_BYTES: Final = "kernel.keys.maxbytes"
 KEY_SIZE: Final = len("_ses.") + 64 + 1
-"""Bytes that the kernel charges for the session keyring that runc makes for each container: its name, with the
-container's id (keyrings(7)). The host's root may have a million; where the engine remaps users, the root of all
-containers is another, and has an ordinary user's share."""
+"""Bytes that the kernel charges for the session keyring that runc makes for each container: its name, with
+the container's id (keyrings(7)). The host's root may have a million; where the engine remaps users, the root
+of all containers is another, and has an ordinary user's share."""
 SPARE_KEYS: Final = 20
 """Keyrings besides those of sessions: of containers that are going, and of those that prove the network."""
 DEVICES: Final = Path("/sys/class/net")
@@ -251,7 +251,9 @@ def shortages(proc: Path = PROC, devices: Path = DEVICES) -> list[str]:
     if total is not None and available is not None and available <= (1 - ALARM) * total:
         found.append(f"{available // MIB} of {total // MIB} MiB of memory are available")
     if not _instances_left(LAST_INSTANCES):
-        found.append(f"fewer than {LAST_INSTANCES} inotify instances are left (fs.inotify.max_user_instances)")
+        found.append(
+            f"fewer than {LAST_INSTANCES} inotify instances are left (fs.inotify.max_user_instances)"
+        )
     found += _keys_in_use(proc)
     found += [
         f"{used} of {BRIDGE_PORTS} ports of the bridge {ports.parent.name} are in use"
@@ -280,7 +282,7 @@ def _hard_descriptor_limit() -> int:
 
 
 def _instances_left(count: int) -> bool:
-    """Whether this process's user, whose the containers' shims are too, gets so many inotify instances more."""
+    """Whether this process's user, whose the shims are too, gets so many inotify instances more."""
     inotify_init1, taken = ctypes.CDLL(None).inotify_init1, list[int]()
     while len(taken) < count and (instance := inotify_init1(os.O_CLOEXEC)) >= 0:
         taken.append(instance)

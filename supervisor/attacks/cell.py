@@ -142,7 +142,7 @@ async def made(containers: HardenedContainers, config: JSON) -> AsyncGenerator[H
     """
     site, pending = containers.site, containers.pending
     name = site.identity.new_name("attack")
-    container = HardenedContainer(site, containers.policy, pending, name, config)
+    container = HardenedContainer(site, containers.policy, pending, name, lambda: config)
     pending.register(name)
     try:
         await container.create()

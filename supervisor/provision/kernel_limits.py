@@ -28,7 +28,8 @@ from supervisor.settings import Settings
 
 _KERNEL: Final[Mapping[str, int]] = {PTYS: 4096, INOTIFY: 128, KEYS: 200, KEY_BYTES: 20_000}
 _PTY_RESERVE: Final = 1024
-"""Both: the kernel's own defaults (drivers/tty/pty.c, fs/notify/inotify/inotify_user.c, security/keys/key.c)."""
+"""Both: the kernel's own defaults (drivers/tty/pty.c, fs/notify/inotify/inotify_user.c,
+security/keys/key.c)."""
 
 
 def raise_to(name: str, value: int, proc: Path = PROC) -> str:
@@ -93,8 +94,8 @@ def sysctl_file(settings: Settings) -> str:
 # Inotify instances of root: {INSTANCES} for each container whose users are remapped, {RESERVE} for the host.
 {INOTIFY} = {instances}
 
-# Session keyrings: runc makes one for each container, of {KEY_SIZE} bytes. Those of containers whose users are
-# remapped have one owner, an ordinary user.
+# Session keyrings: runc makes one for each container, of {KEY_SIZE} bytes. Those of containers whose users
+# are remapped have one owner, an ordinary user.
 {KEYS} = {keys}
 {KEY_BYTES} = {max(_KERNEL[KEY_BYTES], keys * KEY_SIZE)}
 """

@@ -108,8 +108,8 @@ class HardenedContainer:
         name: of the container.
         site, policy: where and how it was made.
         engine: the engine client's object.
-        networks: how it is attached to each, as the engine tells (`NetworkSettings.Networks`); none before it
-            is started.
+        address: IPv4 address on the policy's network; none before it is started, or without a network.
+        addresses: those on all its networks, and those of its devices there.
 
     Resource handling: what was asked of the engine, and what it answers (60 KB together), is not kept for as
     long as a session lives, but made and asked for again where it is compared again.
@@ -125,7 +125,8 @@ class HardenedContainer:
     ) -> None:
         self.name = name
         self.site = site
-        self.networks: Mapping[str, Mapping[str, Any]] = {}
+        self.address = ""
+        self.addresses: frozenset[str] = frozenset()
         self.policy = policy
         self._pending = pending
         self._config = config
@@ -134,17 +135,6 @@ class HardenedContainer:
 
     def __repr__(self) -> str:
         return f"<HardenedContainer {self.name}>"
-
-    @property
-    def addresses(self) -> frozenset[str]:
-        """IPv4 addresses on its networks, and those of its devices there; none before it is started."""
-        found = (network.get(key) for network in self.networks.values() for key in ("IPAddress", "MacAddress"))
-        return frozenset(filter(None, found))
-
-    @property
-    def address(self) -> str:
-        """IPv4 address on the policy's network, once it is started."""
-        return str(self.networks[self.policy.network]["IPAddress"])
 
     async def create(self) -> None:
         """Create it. Shielded, because whoever cannot wait for the answer does not know whether it exists;
@@ -212,12 +202,16 @@ class HardenedContainer:
             raise SandboxError(f"the container is {state['Status']}")
 
     async def _inspect(self, timeout: float | None) -> JSON:
-        """Return its state, of a container that is as the policy asks for, on the network that was verified."""
+        """Return its state, if it is as the policy asks for and on the network that was verified."""
         inspected = await self.site.docker.containers.container(self.engine.id).show(timeout=timeout)
         differences = self.policy.compare(self._config(), inspected, self._warnings)
-        self.networks = inspected["NetworkSettings"]["Networks"]
+        networks: Mapping[str, Mapping[str, Any]] = inspected["NetworkSettings"]["Networks"]
+        ours = networks.get(self.policy.network, {})
+        self.address = str(ours.get("IPAddress") or "")
+        found = (network.get(key) for network in networks.values() for key in ("IPAddress", "MacAddress"))
+        self.addresses = frozenset(filter(None, found))
         if wanted := self.site.network_id:
-            seen = self.networks.get(self.policy.network, {}).get("NetworkID")
+            seen = ours.get("NetworkID")
             if seen != wanted:
                 differences.append(Difference("NetworkID", wanted, seen))
         require_policy(differences)

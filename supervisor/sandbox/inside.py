@@ -70,7 +70,7 @@ class Judged:
 
     verified: Mapping[Measure, tuple[str, ...]] = attrs.field(factory=dict[Measure, tuple[str, ...]])
     _process: int | None = None
-    _rights: tuple[str, ...] = ()
+    _rights: str = ""
 
     def confirm(self) -> None:
         """Look again, at what matters most and is cheap: the rights of the process that becomes the command.

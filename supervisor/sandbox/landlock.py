@@ -8,6 +8,7 @@ and abstract sockets.
 
 import ctypes
 import os
+import sys
 from collections.abc import Iterable
 from typing import Final
 
@@ -53,7 +54,7 @@ def gate_arguments(
     rules += [("d", each) for each in _DEVICES]
     arguments: list[str] = []
     for kind, where in rules:
-        arguments += ["--allow", f"{kind}:{where}"]
+        arguments += ["--allow", sys.intern(f"{kind}:{where}")]  # the same ones for each session
     for port in ports or ():
         arguments += ["--connect", str(port)]
     return arguments

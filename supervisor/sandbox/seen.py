@@ -212,8 +212,8 @@ def look(pid: int) -> Seen:
         raise SandboxError(f"the host's /proc/{pid} makes no sense") from error
 
 
-def glance(pid: int) -> tuple[str, ...]:
-    """Return the rights of a process as the host's /proc shows them: cheap, for a second look.
+def glance(pid: int) -> str:
+    """Return the rights of a process as the host's /proc shows them: cheap, for a second look that compares.
 
     Raises:
         SandboxError: there is no such process any more.
@@ -224,7 +224,7 @@ def glance(pid: int) -> tuple[str, ...]:
         label = _read(path / "attr/current") or ""
     except (FileNotFoundError, ProcessLookupError):
         raise SandboxError("the sandbox ended before it was claimed") from None
-    return (*(line for line in lines if line.startswith(_RIGHTS)), label)
+    return "\n".join([*(line for line in lines if line.startswith(_RIGHTS)), label])
 
 
 def statuses_beside(pid: int) -> tuple[Mapping[str, str], ...]:

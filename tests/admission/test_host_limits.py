@@ -83,8 +83,8 @@ def test_what_may_run_short_is_a_warning(proc: Path) -> None:
     soft = [limit for limit in host_limits.host_limits(Settings(max_sessions=200), proc) if not limit.fits]
     assert [limit.hard for limit in soft] == [False] * 3
     assert str(soft[-1]) == (
-        "keyrings of containers whose users are remapped (kernel.keys.maxkeys): (MAX_SESSIONS 200 + WARM_POOL_SIZE "
-        "2 + 20) = 222 needed, 200 there; sysctl kernel.keys.maxkeys=604"
+        "keyrings of containers whose users are remapped (kernel.keys.maxkeys): "
+        "(MAX_SESSIONS 200 + WARM_POOL_SIZE 2 + 20) = 222 needed, 200 there; sysctl kernel.keys.maxkeys=604"
     )
 
 

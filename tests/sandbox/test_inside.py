@@ -472,7 +472,7 @@ async def test_a_sandbox_that_changed_while_it_waited(
     with trio.fail_after(LIMIT):
         async with hardened.prepare(60, "test") as sandbox:
             with monkeypatch.context() as patch:
-                patch.setattr(inside_module, "glance", lambda pid: ("CapEff:\t1",))
+                patch.setattr(inside_module, "glance", lambda pid: "CapEff:\t1")
                 with pytest.raises(HardeningError, match="changed while it waited"):
                     async with sandbox.claim(TRUE):
                         raise AssertionError
