@@ -99,6 +99,11 @@ class EngineNotices:
         try:
             await handle.unpause(timeout=CALL_TIMEOUT)
         except DockerError as error:
+            try:
+                if not (await handle.show(timeout=CALL_TIMEOUT))["State"]["Paused"]:
+                    return  # somebody else was faster, or it is only the answer that was lost
+            except DockerError as unseen:
+                log.debug("nor is it known whether it is frozen", error=str(unseen))
             log.error("it cannot be thawed, so it is removed", container=container[:12], error=str(error))
             try:
                 await handle.delete(force=True, v=True, timeout=CALL_TIMEOUT)

@@ -201,15 +201,17 @@ async def unstarted(docker: Docker, image_id: str, identity: Identity) -> AsyncG
     try:
         yield container
     finally:
-        with trio.move_on_after(_CALL_TIMEOUT, shield=True):
+        with trio.CancelScope(shield=True):  # the call has a deadline
             await _remove(container)
 
 
 async def _remove(container: DockerContainer) -> None:
+    """Remove it, or raise: a server that cannot start leaves it to its guard, a command to the reconciler of
+    the next server, which takes it for a dead one's.
+    """
     try:
-        await container.delete(force=True, v=True)
+        await container.delete(force=True, v=True, timeout=_CALL_TIMEOUT)
     except DockerError as error:
-        # Of a process that serves nobody: the reconciler of another one takes it for a dead one's.
         if error.status != NOT_FOUND:
             raise
 

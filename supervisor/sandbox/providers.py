@@ -5,7 +5,7 @@ Opening verifies (engine, image, network, isolation, a self-test), so that what 
 not in front of a user. It takes two to three seconds with provider `docker`.
 """
 
-from collections.abc import AsyncGenerator, Generator, Mapping
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from typing import Final
 
@@ -120,11 +120,11 @@ async def _reaping(provider: DockerProvider, settings: Settings) -> AsyncGenerat
 
 
 @contextmanager
-def _watched(guard: Guard, pending: PendingRemovals, estate: Estate) -> Generator[None]:
+def _watched(guard: Guard, clean: Callable[[], bool]) -> Generator[None]:
     """Let the guard go at the end; with a farewell, when nothing is left for it."""
     try:
         yield
-        if not pending.names() and not estate.shared:
+        if clean():
             guard.farewell()
     finally:
         guard.close()
@@ -163,14 +163,21 @@ async def open_docker_provider(
     if docker.docker_host.startswith("unix:"):  # elsewhere it may have been the network
         health.on_restart.append(pending.trust_restarted_engine)
     failure: ConfigurationError | None = None
+    asked = False  # for any container
+
+    def clean() -> bool:
+        # A start that failed may have left the container by which it looks into the image.
+        return not pending.names() and not own.shared and (failure is None or not asked)
+
     # All of this before the first container: others would take that for left over, and it needs its guard.
     with _own_estate(estate) as own:
         async with AsyncExitStack() as stack, docker, trio.open_nursery() as nursery:
             try:
                 guard = own.new_guard(docker.docker_host, _longest_life(settings), settings.audit_log)
-                stack.enter_context(_watched(guard, pending, own))
+                stack.enter_context(_watched(guard, clean))
                 await nursery.start(keep_guard, guard, lambda: own.shared)
                 engine = await read_engine(docker, settings)
+                asked = True
                 if found is None:
                     found = await look_around(docker, engine, settings, own.identity)
                 group = await stack.enter_async_context(
