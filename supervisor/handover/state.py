@@ -77,6 +77,7 @@ def write_state(state: State, send: Callable[[int], int]) -> int:
                 "process": None if each.sandbox.process is None else send(each.sandbox.process),
                 "received": each.sandbox.received.hex(),
                 "status": attrs.astuple(each.sandbox.status) if each.sandbox.status else None,
+                "addresses": sorted(each.sandbox.addresses),
             },
             "recording": _describe(each.recording, send) if each.recording else None,
         }
@@ -127,6 +128,7 @@ def read_state(file: int, take: Callable[[int], int]) -> State:
                 process=None if sandbox["process"] is None else take(sandbox["process"]),
                 received=bytes.fromhex(sandbox["received"]),
                 status=ExitStatus(*sandbox["status"]) if sandbox["status"] else None,
+                addresses=frozenset(sandbox.get("addresses", ())),  # an older process does not tell
             )
             sessions.append(
                 HandedSession(snapshot, handed, _recording(recording, take) if recording else None)

@@ -367,7 +367,9 @@ class DockerProvider:
             return None
         connection, pty = terminal.descriptors
         received, status = terminal.heard
-        return HandedSandbox(sandbox.name, sandbox.pid, connection, pty, None, received, status)
+        return HandedSandbox(
+            sandbox.name, sandbox.pid, connection, pty, None, received, status, sandbox.addresses
+        )
 
     def adopting(self, session_id: str, handed: HandedSandbox) -> AdoptedSandbox:
         """See `HandingProvider`."""
@@ -387,6 +389,7 @@ class DockerProvider:
                 self.occupied,
                 None,
                 meter=meter,
+                addresses=handed.addresses,
                 uid=user_of(handed.pid),
             )
             try:

@@ -31,6 +31,7 @@ class HandedSandbox:
         process: pidfd of the first process where somebody must wait for it (provider `local`), else None.
         received: what there is of a frame that the gate has begun.
         status: how it ended, if that is known.
+        addresses: on its networks, and of its devices there.
     """
 
     name: str
@@ -40,6 +41,7 @@ class HandedSandbox:
     process: int | None = None
     received: bytes = b""
     status: ExitStatus | None = None
+    addresses: frozenset[str] = frozenset()
 
 
 @final

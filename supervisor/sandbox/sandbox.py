@@ -30,7 +30,7 @@ class Sandbox:
         meter: reads its use of resources, if this host shows it.
         nano_cpus: its CPU limit when it is not slowed down.
         uid: of its processes on this host; None where this host does not show it.
-        addresses: on its networks, and of its devices; unknown, so empty, when another process started it.
+        addresses: on its networks, and of its devices.
     """
 
     name: str

@@ -18,6 +18,9 @@ from faults.visitor import SessionOverError, Visitor, visit
 PROGRAM = Path(__file__).with_name("program.py")
 START_TIMEOUT = 90.0
 HANDOVER_CODE, ABNORMAL_CODE = 1012, 1006
+GIVER_STEPS = ["hello", "offered", "prepared", "frozen", "sent"]
+TAKER_STEPS = ["prepared", "received", "taking"]
+"""Of the hand-over, at which a fault may be (`program`)."""
 
 
 @attrs.define(eq=False)

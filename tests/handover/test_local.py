@@ -19,7 +19,16 @@ import trio
 from faults.supervised import is_running
 from gateway.harness import SECRET, signed
 
-from handover.harness import Faithful, Server, directories, keepers, server, until
+from handover.harness import (
+    GIVER_STEPS,
+    TAKER_STEPS,
+    Faithful,
+    Server,
+    directories,
+    keepers,
+    server,
+    until,
+)
 from supervisor.observability.service import Service
 from supervisor.serve import renew_on_signal
 
@@ -95,10 +104,6 @@ async def test_no_byte_and_no_key_is_lost(tmp_path: Path) -> None:
         assert await current.ended() == 0
         nursery.cancel_scope.cancel()
     assert keepers() <= before
-
-
-GIVER_STEPS = ["hello", "offered", "prepared", "frozen", "sent"]
-TAKER_STEPS = ["prepared", "received", "taking"]
 
 
 @pytest.mark.parametrize("step", GIVER_STEPS)

@@ -33,15 +33,22 @@ LATER = ("commands", "commands_even_at")
 """What a process does not say that is of this version, but older."""
 
 
+ADDRESSES = frozenset({"172.20.0.5", "02:42:ac:14:00:05"})
+
+
 def written() -> int:
     """Return a file with one session; its descriptors are numbers only."""
-    sandbox = HandedSandbox("name", 1, 2, 3)
+    sandbox = HandedSandbox("name", 1, 2, 3, addresses=ADDRESSES)
     numbers = iter(range(10))
     state = State([HandedSession(SNAPSHOT, sandbox)], {}, {}, {}, [])
     return write_state(state, lambda descriptor: next(numbers))
 
 
 def read(file: int) -> SessionSnapshot:
+    return read_whole(file).snapshot
+
+
+def read_whole(file: int) -> HandedSession:
     ends: list[socket.socket] = []
 
     def take(number: int) -> int:
@@ -54,7 +61,7 @@ def read(file: int) -> SessionSnapshot:
         for end in ends:
             end.close()
         os.close(file)
-    return session.snapshot
+    return session
 
 
 def changed(file: int, drop: tuple[str, ...] = (), **more: object) -> int:
@@ -73,7 +80,9 @@ def changed(file: int, drop: tuple[str, ...] = (), **more: object) -> int:
 
 
 def test_there_and_back() -> None:
-    assert read(written()) == SNAPSHOT
+    session = read_whole(written())
+    assert session.snapshot == SNAPSHOT
+    assert session.sandbox.addresses == ADDRESSES
 
 
 def test_an_older_process_that_does_not_count_commands_is_understood() -> None:
