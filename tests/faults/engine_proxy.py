@@ -25,7 +25,8 @@ class Proxy:
         engine: path of the engine's socket.
         call: pattern of the method and the target of the calls that go wrong.
         trouble: how: `error`, `cut` (before the engine hears of it), `lost` (obeyed, but the answer is lost),
-            `late` (the answer takes `LATE`) or `silence`; empty: they do not.
+            `late` (the answer takes `LATE`), `silence`, or `flight` (the engine hears of it when `landing` is
+            set, whatever has become of the client by then); empty: they do not.
         troubled: how many went wrong.
     """
 
@@ -34,6 +35,7 @@ class Proxy:
     call: str = ""
     trouble: str = ""
     troubled: int = 0
+    landing: trio.Event = attrs.field(factory=trio.Event)
     _listening: set[trio.CancelScope] = attrs.field(factory=set[trio.CancelScope])
 
     def cut_events(self) -> None:
@@ -73,6 +75,9 @@ class Proxy:
             case "silence":
                 await trio.sleep_forever()
             case "lost":
+                await self._forward(stream, head, heard=False)
+            case "flight":
+                await self.landing.wait()
                 await self._forward(stream, head, heard=False)
             case "late":
                 await self._forward(stream, head, after=LATE)
