@@ -125,17 +125,21 @@ async def test_a_program_that_takes_all_memory_is_killed_and_its_shell_goes_on(
             await visitor.echo("goes-on")
 
 
+@pytest.mark.parametrize("transport", ["lifeline", "attach"])
 async def test_stopped_past_its_sessions_deadlines_their_gates_end_them(
-    docker_host: str, workbench_image: str, tmp_path: Path
+    docker_host: str, workbench_image: str, tmp_path: Path, transport: str
 ) -> None:
     """A supervisor that hangs does not close its lifelines: the gate's own clock counts then, which is told
     the time that a session has, and a margin."""
     margin = "import supervisor.session.session as session; session.LIFETIME_MARGIN = 3"
+    settings = {
+        "SANDBOX_TRANSPORT": transport,
+        "WARM_POOL_SIZE": "0",
+        "MAX_SESSION_DURATION_MS": "5000",
+    }
     with trio.fail_after(LIMIT):
         async with (
-            supervised(
-                docker_host, tmp_path, prelude=margin, WARM_POOL_SIZE="0", MAX_SESSION_DURATION_MS="5000"
-            ) as one,
+            supervised(docker_host, tmp_path, prelude=margin, **settings) as one,
             visit(one.url) as visitor,
         ):
             await visitor.read_until(PROMPT)

@@ -17,6 +17,7 @@ from typing import Any, cast
 import pytest
 import trio
 from faults.supervised import is_running
+from faults.visitor import SessionOverError, visit
 from gateway.harness import SECRET, signed
 
 from handover.harness import (
@@ -201,6 +202,39 @@ async def test_a_server_that_is_told_to_stop_in_the_middle_stops(tmp_path: Path)
             assert await one.ended() == 0
             other.process.send_signal(signal.SIGCONT)
             assert await other.ended() == EXIT_NOT_TAKEN_OVER
+        nursery.cancel_scope.cancel()
+
+
+async def test_new_settings_count_from_then_on(tmp_path: Path) -> None:
+    """Also where there are more sessions by then than there may be."""
+    async with first(tmp_path, MAX_SESSIONS="5") as one, trio.open_nursery() as nursery:
+        visitors = [Faithful(one.url), Faithful(one.url)]
+        for visitor in visitors:
+            await nursery.start(visitor.run)
+        async with second(tmp_path, one, MAX_SESSIONS="2") as other:
+            await other.wait_open()
+            assert await one.ended() == 0
+            for visitor in visitors:
+                await visitor.type(b"echo go''es on\r")
+                await visitor.wait_for(b"goes on\r")
+            with pytest.raises(SessionOverError) as over:
+                async with visit(one.url) as late:
+                    await late.read_until(b"$ ")
+            assert over.value.code == 4009
+            async with second(tmp_path, other, MAX_SESSIONS="1") as third:
+                await third.wait_open()
+                assert await other.ended() == 0
+                for visitor in visitors:
+                    await visitor.type(b"echo st''ill\r")
+                    await visitor.wait_for(b"still\r")
+                await visitors[0].type(b"exit\r")
+                await until(lambda: visitors[0].over is not None)
+                with pytest.raises(SessionOverError) as over:
+                    async with visit(one.url) as late:
+                        await late.read_until(b"$ ")
+                assert over.value.code == 4009
+                third.process.send_signal(signal.SIGTERM)
+                assert await third.ended() == 0
         nursery.cancel_scope.cancel()
 
 
