@@ -132,14 +132,10 @@ async def test_stopped_past_its_sessions_deadlines_their_gates_end_them(
     """A supervisor that hangs does not close its lifelines: the gate's own clock counts then, which is told
     the time that a session has, and a margin."""
     margin = "import supervisor.session.session as session; session.LIFETIME_MARGIN = 3"
-    settings = {
-        "SANDBOX_TRANSPORT": transport,
-        "WARM_POOL_SIZE": "0",
-        "MAX_SESSION_DURATION_MS": "5000",
-    }
+    settings = {"WARM_POOL_SIZE": "0", "MAX_SESSION_DURATION_MS": "5000", "SANDBOX_TRANSPORT": transport}
     with trio.fail_after(LIMIT):
         async with (
-            supervised(docker_host, tmp_path, prelude=margin, **settings) as one,
+            supervised(docker_host, tmp_path, wait=True, prelude=margin, **settings) as one,
             visit(one.url) as visitor,
         ):
             await visitor.read_until(PROMPT)
