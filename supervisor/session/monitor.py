@@ -118,6 +118,8 @@ class ResourceMonitor:
                 for session in sessions[turn::turns]:
                     if session.was_ready and session.ended is None:
                         await self.look(session)
+                        if session.id in self.watched:  # it took a while: let keys come in between
+                            await trio.lowlevel.checkpoint()
             self._records.stamp()
 
     def _look_at_all(self) -> None:

@@ -246,12 +246,22 @@ async def test_many_sessions_are_looked_at_once_an_interval_a_few_at_a_time(
 ) -> None:
     settings = attrs.evolve(SETTINGS, max_sessions=201)
     looks: list[float] = []
+    rounds: list[int] = []
+
+    class Loop(trio.abc.Instrument):
+        rounds = 0
+
+        def before_io_wait(self, timeout: float) -> None:
+            self.rounds += 1
 
     class Counting(Measured):
         def usage(self, session_id: str) -> Usage | None:
             looks.append(trio.current_time())
+            rounds.append(loop.rounds)
             return super().usage(session_id)
 
+    loop = Loop()
+    trio.lowlevel.add_instrument(loop)
     async with trio.open_nursery() as nursery:
         registry = SessionRegistry(settings, MemoryProvider(), nursery)
         for _ in range(201):
@@ -260,7 +270,9 @@ async def test_many_sessions_are_looked_at_once_an_interval_a_few_at_a_time(
         nursery.start_soon(ResourceMonitor(settings, registry, Counting(), Records()).run)
         await trio.sleep(3 * settings.monitor_interval + 0.01)
         nursery.cancel_scope.cancel()
+    trio.lowlevel.remove_instrument(loop)
     assert len(looks) == 3 * 201
+    assert len(set(rounds)) == len(looks), "the loop turns between two looks: keys come in"
     turns = sorted({round(each - began, 6) for each in looks})
     assert len(turns) == 3 * 10, "one each 100 ms"
     assert turns[-1] == 3.0
