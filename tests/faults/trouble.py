@@ -27,7 +27,7 @@ from faults.supervised import WORKBENCH, Supervised, is_running, supervised
 from faults.visitor import PROMPT, SessionOverError, Visitor, visit
 from supervisor.attacks.outside import ENDPOINT, HOST_RESOLVER, UNLISTED
 from supervisor.attacks.world import world_outside
-from supervisor.cli import EXIT_LEFT_OVER
+from supervisor.commands import EXIT_LEFT_OVER
 from supervisor.egress import nftables
 from supervisor.engine import Docker, DockerError
 from supervisor.provision import daemon, ending, remapping

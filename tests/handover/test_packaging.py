@@ -11,7 +11,7 @@ import pytest
 import trio
 from conftest import missing
 
-from supervisor import cli
+from supervisor import cli, commands
 from supervisor.observability.service import Service
 
 UNIT = Path(__file__).parents[2] / "packaging/systemd/terminal-supervisor.service"
@@ -41,7 +41,7 @@ def test_the_exit_status_says_what_was_left(
         await trio.lowlevel.checkpoint()
         return ["ts-session-1"]
 
-    monkeypatch.setattr(cli, "_prepare_and_serve", leaves_one)
+    monkeypatch.setattr(commands, "_prepare_and_serve", leaves_one)
     assert cli.main(["--env-file", "/dev/null", "serve"]) == 3
     assert "ts-session-1" in capsys.readouterr().err
 

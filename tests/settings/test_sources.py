@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +121,13 @@ def test_the_command_fails_with_all_problems(
     printed = capsys.readouterr().err
     assert "PORT=-1" in printed
     assert "nothing" in printed
+
+
+def test_who_stops_reading_gets_no_traceback() -> None:
+    """As `head` does."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "supervisor", "--env-file", "/dev/null", "settings"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
