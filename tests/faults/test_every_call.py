@@ -8,7 +8,7 @@ import trio
 from sandbox.conftest import docker_settings
 
 from faults.engine_proxy import TROUBLES, Proxy, proxied
-from faults.supervised import containers_of
+from faults.supervised import containers_of, guards_of
 from supervisor.engine import Docker
 from supervisor.errors import ConfigurationError, SandboxError
 from supervisor.reaping.estate import new_estate
@@ -135,6 +135,8 @@ async def test_every_call_in_every_way(
                 # An unanswered create is doubted for a minute, and the engine removes at its own pace.
                 while await containers_of(docker, site.identity.instance):
                     await trio.sleep(0.1)
+            while guards_of(site.identity.instance):  # it needs the proxy
+                await trio.sleep(0.1)
     print("", f"{call}:", *told, sep="\n  ")
 
 
@@ -188,6 +190,7 @@ async def test_every_call_of_the_start(
                     assert proxy.troubled, f"no such call was made; {told[-1]}"
                     assert (outcome == "came up") == (trouble == "late")
                     proxy.trouble = ""
-                    while await containers_of(docker, estate.identity.instance):
+                    instance = estate.identity.instance
+                    while await containers_of(docker, instance) or guards_of(instance):
                         await trio.sleep(0.1)
     print("", f"{call}:", *told, sep="\n  ")
