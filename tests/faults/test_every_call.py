@@ -11,8 +11,10 @@ from faults.engine_proxy import TROUBLES, Proxy, proxied
 from faults.supervised import containers_of, guards_of
 from supervisor.engine import Docker
 from supervisor.errors import ConfigurationError, SandboxError
+from supervisor.reaping import notices
 from supervisor.reaping.estate import new_estate
-from supervisor.sandbox import image, verify
+from supervisor.sandbox import containers, image, verify
+from supervisor.sandbox import docker as docker_provider
 from supervisor.sandbox.docker import DockerProvider
 from supervisor.sandbox.lifeline import runtime_directory
 from supervisor.sandbox.providers import open_docker_provider
@@ -103,10 +105,25 @@ CALLS: dict[str, tuple[str, Provoke]] = {
 }
 
 
+PATIENCE = (
+    (containers, "CREATE_TIMEOUT"),
+    (docker_provider, "UPDATE_TIMEOUT"),
+    (image, "NEED_TIMEOUT"),
+    (notices, "CALL_TIMEOUT"),
+)
+"""What an engine is waited for that is silent, which here is sure to last."""
+
+
 @pytest.mark.parametrize("call", CALLS)
 async def test_every_call_in_every_way(
-    request: pytest.FixtureRequest, docker_host: str, tmp_path: Path, call: str
+    request: pytest.FixtureRequest,
+    docker_host: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    call: str,
 ) -> None:
+    for module, name in PATIENCE:
+        monkeypatch.setattr(module, name, 3.0)
     pattern, provoke = CALLS[call]
     told: list[str] = []
     with trio.fail_after(200):
