@@ -102,7 +102,7 @@ class Records:
         numbers = session.statistics()
         return {
             "session": session.label,
-            "started": _moment(time.time() - numbers.age),
+            "started": _moment(session.began),
             **self._facts,
             "kind": session.visitor.standing,
             "container": session.facts.container or None,

@@ -10,6 +10,7 @@ watches, it runs freely into the scrollback.
 """
 
 import secrets
+import time
 from collections.abc import Callable
 
 import attrs
@@ -64,6 +65,7 @@ class Session:
         recording: of what happens in it; None where none is wanted.
         visitor: whose it is.
         was_ready: whether its user ever had a terminal.
+        began: when it was made, by the clock on the wall as that was then (seconds since the epoch).
         messages: at what rate its viewers may send messages.
         deadlines: what ends it by itself.
     """
@@ -99,6 +101,7 @@ class Session:
         self._room = trio.lowlevel.ParkingLot()
         self._scope = trio.CancelScope()
         self._born = trio.current_time()
+        self.began = time.time()
         self._last_key = self._born
         self.messages = TokenBucket(settings.message_rate, settings.message_burst, self._born)
         self.deadlines = Deadlines(settings, self._audience.tell)
@@ -294,6 +297,7 @@ class Session:
             profile=self.visitor.profile,
             commands=self._pace.started if self.facts.counted else None,
             commands_even_at=None if self._pace.even_at is None else to_monotonic(self._pace.even_at),
+            began=self.began,
         )
 
     @classmethod
@@ -308,6 +312,8 @@ class Session:
         session.id = snapshot.id
         session._request = attrs.evolve(session._request, session_id=snapshot.id)
         session._born = from_monotonic(snapshot.born)
+        age = trio.current_time() - session._born
+        session.began = time.time() - age if snapshot.began is None else snapshot.began
         session._last_key = from_monotonic(snapshot.last_key)
         session.deadlines.idle.deadline = from_monotonic(snapshot.idle_deadline)
         session.deadlines.duration.deadline = from_monotonic(snapshot.duration_deadline)

@@ -27,6 +27,7 @@ class SessionSnapshot:
         standing, address_key, profile: of its visitor (`supervisor.session.visitor`).
         commands: how many its shell has started; None where nobody counts.
         commands_even_at: when what was started too much is made up for; None where there is no limit.
+        began: when, by the clock on the wall; None where nobody said.
 
     Those that came later have a default: what holds for a session of a process that does not know of it.
     """
@@ -48,6 +49,7 @@ class SessionSnapshot:
     profile: str = ""
     commands: int | None = None
     commands_even_at: float | None = None
+    began: float | None = None
 
 
 def to_monotonic(when: float) -> float:

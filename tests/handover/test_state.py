@@ -28,8 +28,9 @@ SNAPSHOT = SessionSnapshot(
     output=b"shown",
     commands=12,
     commands_even_at=6.5,
+    began=1_700_000_000.5,
 )
-LATER = ("commands", "commands_even_at")
+LATER = ("commands", "commands_even_at", "began")
 """What a process does not say that is of this version, but older."""
 
 
@@ -87,7 +88,7 @@ def test_there_and_back() -> None:
 
 def test_an_older_process_that_does_not_count_commands_is_understood() -> None:
     assert read(changed(written(), drop=LATER)) == attrs.evolve(
-        SNAPSHOT, commands=None, commands_even_at=None
+        SNAPSHOT, commands=None, commands_even_at=None, began=None
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -51,7 +52,7 @@ async def kept(records: Records) -> Session:
 
 
 async def test_a_session_from_start_to_end(
-    autojump_clock: trio.abc.Clock, audit_log: Path, tmp_path: Path
+    autojump_clock: trio.abc.Clock, audit_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     records = Records(tmp_path, facts={"provider": "memory"})
     async with house(records) as (registry, provider):
@@ -66,6 +67,8 @@ async def test_a_session_from_start_to_end(
         await session.type(b"abc", is_activity=True)
         provider.terminals[0].start_commands(2)
         await trio.sleep(5)
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() - 7200)  # somebody sets the clock
         records.note(session)
         assert (tmp_path / "records" / session.label).stat().st_size == SIZE
         provider.terminals[0].exit(3)
@@ -83,6 +86,8 @@ async def test_a_session_from_start_to_end(
     }
     assert (ended["container"], ended["peak_memory"], ended["seconds"]) == ("ts-session-x", 1 << 20, 5)
     assert ended["commands"] == 2
+    assert ended["started"] == started["started"]
+    assert ended["ended"] < ended["started"], "it says what the clock says"
 
 
 async def test_a_session_that_never_was_has_no_record(audit_log: Path, tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ async def test_a_restored_session_is_the_same_one(autojump_clock: trio.abc.Clock
         sessions.adopt(restored, provider)
         await settle()
         assert sessions.find(session.id, b"owner") is restored
+        assert restored.began == session.began
         assert restored.scrollback.read(0, 100) == b"output"
         [terminal] = provider.terminals
         assert terminal.typed == b"input"
