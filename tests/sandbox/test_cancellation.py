@@ -24,6 +24,11 @@ from supervisor.testing.checkpoints import cancel_at_every_checkpoint
 LIMIT = 280.0  # seconds for all rounds of one test; a quiet machine takes a third of it
 
 
+FEWEST = {"lifeline": 34, "attach": 36, "claim": 12, "local": 12}
+"""Checkpoints: less than there are (37, 39, 13, 14) only by what comes in one piece or two; fewer say that
+something is not tried any more."""
+
+
 def descriptors() -> set[str]:
     """Open descriptors of this process, as what they are."""
     gc.collect()
@@ -101,7 +106,7 @@ async def test_nothing_is_left_of_a_cancelled_lease(
             begin = trio.current_time()
             count = await cancel_at_every_checkpoint(lambda: use(provider), nothing_left)
             say(capsys, f"{transport}: {count} checkpoints, {trio.current_time() - begin:.0f} s")
-            assert count > 20
+            assert count >= FEWEST[transport]
     assert descriptors() == open_before
 
 
@@ -135,7 +140,7 @@ async def test_a_cancelled_claim_leaves_nothing_but_a_full_pool(
             open_before = descriptors()
             count = await cancel_at_every_checkpoint(lambda: use(pool), full)
             say(capsys, f"claim: {count} checkpoints, {pool.statistics().warm} served warm")
-            assert count >= 10
+            assert count >= FEWEST["claim"]
             assert pool.statistics().cold == 0
             assert len(descriptors()) <= len(open_before) + 2, "connections to the engine rest for a while"
             nursery.cancel_scope.cancel()
@@ -156,4 +161,4 @@ async def test_nothing_is_left_of_a_cancelled_local_lease(capsys: pytest.Capture
 
             count = await cancel_at_every_checkpoint(lambda: use(provider), nothing_left)
             say(capsys, f"local: {count} checkpoints")
-            assert count > 10
+            assert count >= FEWEST["local"]
