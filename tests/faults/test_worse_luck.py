@@ -94,8 +94,8 @@ async def test_a_wall_clock_that_jumps_ends_nothing(
 async def test_a_gate_that_the_kernel_kills_ends_its_own_session_only(
     docker_host: str, workbench_image: str, tmp_path: Path
 ) -> None:
-    """The OOM killer's signal is SIGKILL. Here the test sends it: the kernel takes a session's programs first,
-    as their `oom_score_adj` is the highest."""
+    """The OOM killer's signal is SIGKILL. The test sends it: the kernel takes programs of a session first,
+    whose `oom_score_adj` is the highest."""
     with trio.fail_after(LIMIT):
         async with supervised(docker_host, tmp_path, WARM_POOL_SIZE="0") as one, visit(one.url) as bystander:
             await bystander.read_until(PROMPT)
