@@ -251,9 +251,7 @@ def shortages(proc: Path = PROC, devices: Path = DEVICES) -> list[str]:
     if total is not None and available is not None and available <= (1 - ALARM) * total:
         found.append(f"{available // MIB} of {total // MIB} MiB of memory are available")
     if not _instances_left(LAST_INSTANCES):
-        found.append(
-            f"fewer than {LAST_INSTANCES} inotify instances are left (fs.inotify.max_user_instances)"
-        )
+        found.append(f"fewer than {LAST_INSTANCES} inotify instances are left ({INOTIFY})")
     found += _keys_in_use(proc)
     found += [
         f"{used} of {BRIDGE_PORTS} ports of the bridge {ports.parent.name} are in use"

@@ -170,10 +170,8 @@ async def _try_again(provider: DockerProvider, proxy: Proxy, docker: Docker) -> 
 AT_START = {
     "ping": r"GET /_ping",
     "info": rf"GET {VERSION}/info",
-    "images": rf"GET {VERSION}/images/[^/]+/json",
-    "create": rf"POST {VERSION}/containers/create",
     "archive": rf"GET {ONE}/archive",
-    "delete": rf"DELETE {VERSION}/containers/",
+    **{call: CALLS[call][0] for call in ("images", "create", "delete")},
 }
 
 

@@ -205,6 +205,14 @@ async def test_a_server_that_is_told_to_stop_in_the_middle_stops(tmp_path: Path)
         nursery.cancel_scope.cancel()
 
 
+async def is_full(url: str) -> None:
+    """One more visitor is turned away."""
+    with pytest.raises(SessionOverError) as over:
+        async with visit(url) as late:
+            await late.read_until(b"$ ")
+    assert over.value.code == 4009
+
+
 async def test_new_settings_count_from_then_on(tmp_path: Path) -> None:
     """Also where there are more sessions by then than there may be."""
     async with first(tmp_path, MAX_SESSIONS="5") as one, trio.open_nursery() as nursery:
@@ -217,10 +225,7 @@ async def test_new_settings_count_from_then_on(tmp_path: Path) -> None:
             for visitor in visitors:
                 await visitor.type(b"echo go''es on\r")
                 await visitor.wait_for(b"goes on\r")
-            with pytest.raises(SessionOverError) as over:
-                async with visit(one.url) as late:
-                    await late.read_until(b"$ ")
-            assert over.value.code == 4009
+            await is_full(one.url)
             async with second(tmp_path, other, MAX_SESSIONS="1") as third:
                 await third.wait_open()
                 assert await other.ended() == 0
@@ -229,10 +234,7 @@ async def test_new_settings_count_from_then_on(tmp_path: Path) -> None:
                     await visitor.wait_for(b"still\r")
                 await visitors[0].type(b"exit\r")
                 await until(lambda: visitors[0].over is not None)
-                with pytest.raises(SessionOverError) as over:
-                    async with visit(one.url) as late:
-                        await late.read_until(b"$ ")
-                assert over.value.code == 4009
+                await is_full(one.url)
                 third.process.send_signal(signal.SIGTERM)
                 assert await third.ended() == 0
         nursery.cancel_scope.cancel()
