@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from supervisor.session.registry import SessionWatcher
     from supervisor.session.session import Session
     from supervisor.settings import Settings
-from supervisor.settings.load import load_settings
+    from supervisor.settings.load import load_settings
 
 __version__ = "0.1.0"
 
@@ -47,7 +47,8 @@ _HOMES = {
     "supervisor.serve": ("Supervisor", "running"),
     "supervisor.session.registry": ("SessionWatcher",),
     "supervisor.session.session": ("Session",),
-    "supervisor.settings": ("Settings", "load_settings"),
+    "supervisor.settings": ("Settings",),
+    "supervisor.settings.load": ("load_settings",),
 }
 
 

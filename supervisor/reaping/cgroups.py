@@ -9,16 +9,20 @@ Sources: cgroups(7), org.freedesktop.systemd1(5).
 """
 
 import os
+import re
+import signal
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from supervisor.reaping.liveness import is_alive
-from supervisor.sandbox.identity import Identity
+
+if TYPE_CHECKING:
+    from supervisor.sandbox.identity import Identity
 
 PREFIX: Final = "terminal_supervisor"
 SLICE: Final = ".slice"
@@ -29,6 +33,9 @@ MANAGER: Final = (
 REMOVAL_TIME: Final = 2.0
 """Seconds for the last containers' groups to be empty: the kernel ends processes in its own time."""
 _RETRY_PAUSE: Final = 0.05
+_LOOK_PAUSE: Final = 0.01
+_MOST_WEIGHT: Final = {"cpu.shares": "262144", "cpu.weight": "10000"}
+"""The file of a group's weight in cgroup v1 and v2, and the most that it takes."""
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _BUS_TIMEOUT: Final = 10.0
 
@@ -48,7 +55,7 @@ def hierarchies() -> dict[str, Path]:
     return roots
 
 
-def group_name(identity: Identity) -> str:
+def group_name(identity: "Identity") -> str:
     """Return the name of an instance's group, without systemd's ending."""
     return f"{PREFIX}.{_namespace(identity)}.{identity.instance}"
 
@@ -76,7 +83,7 @@ def remove_group(name: str, patience: float = REMOVAL_TIME) -> bool:
     return True
 
 
-def dead_groups(identity: Identity, alive: Callable[[str], bool] = is_alive) -> list[str]:
+def dead_groups(identity: "Identity", alive: Callable[[str], bool] = is_alive) -> list[str]:
     """Return the groups of instances that lived in this network namespace and are dead."""
     prefix = f"{PREFIX}.{_namespace(identity)}."
     found = {path.name for root in hierarchies().values() for path in root.glob(f"{prefix}*")}
@@ -85,9 +92,75 @@ def dead_groups(identity: Identity, alive: Callable[[str], bool] = is_alive) -> 
 
 def remove_groups_of(instance: str) -> None:
     """Remove the group of one instance, whose containers are gone."""
-    paths = (root.glob(f"{PREFIX}.*.{instance}*") for root in hierarchies().values())
-    for name in {path.name for found in paths for path in found}:
+    for name in {path.name for path in _groups_of(instance)}:
         remove_group(name)
+
+
+def end_all(instance: str, patience: float) -> None:
+    """Kill what runs in the group of an instance, wherever it is by now; blocks until nothing does, for
+    `patience` seconds at most.
+
+    The engine is not needed for that, so it may be away, and what its containers do may be what keeps it
+    busy. What is dying gets the CPU before anybody else: a full house has the weight of a single process
+    otherwise, next to all those by which the engine clears away who is dead already.
+    """
+    groups = _groups_of(instance)
+    deadline = time.monotonic() + patience
+    with _first_in_line(groups):
+        while any(_kill(group) for group in groups) and time.monotonic() < deadline:
+            time.sleep(_LOOK_PAUSE)
+
+
+@contextmanager
+def _first_in_line(groups: set[Path]) -> Generator[None]:
+    before: dict[Path, str] = {}
+    for file in (group / name for group in groups for name in _MOST_WEIGHT):
+        with suppress(OSError):  # in another hierarchy, or not ours to change
+            before[file] = file.read_text()
+            file.write_text(_MOST_WEIGHT[file.name])
+    try:
+        yield
+    finally:
+        for file, weight in before.items():
+            with suppress(OSError):
+                file.write_text(weight)
+
+
+def _kill(group: Path) -> bool:
+    """Send SIGKILL to all in a group, those included that are in groups within it; return whether there was
+    anybody, the dead that nobody has asked after included.
+    """
+    try:
+        if int((group / "pids.current").read_text()) == 0:
+            return False
+        if (at_once := group / "cgroup.kill").exists():  # cgroup v2, since Linux 5.14
+            at_once.write_text("1")
+            return True
+    except OSError:  # another controller's hierarchy: it has the same processes
+        return False
+    for directory, _, _ in os.walk(group):  # passes over what is removed meanwhile
+        with suppress(OSError):
+            for pid in Path(directory, "cgroup.procs").read_text().split():
+                _kill_member(int(pid), group.name)
+    return True
+
+
+def _kill_member(pid: int, name: str) -> None:
+    with suppress(OSError):  # it has ended
+        process = os.pidfd_open(pid)
+        try:
+            # It may have ended before, and its number be somebody else's now.
+            if name in re.split("[/\n]", Path(f"/proc/{pid}/cgroup").read_text()):
+                signal.pidfd_send_signal(process, signal.SIGKILL)
+        finally:
+            os.close(process)
+
+
+def _groups_of(instance: str) -> set[Path]:
+    roots = set(hierarchies().values())
+    return {
+        path for root in roots for end in ("", SLICE) for path in root.glob(f"{PREFIX}.*.{instance}{end}")
+    }
 
 
 def _remove_tree(group: Path) -> bool:
@@ -97,5 +170,5 @@ def _remove_tree(group: Path) -> bool:
     return not group.exists()
 
 
-def _namespace(identity: Identity) -> str:
+def _namespace(identity: "Identity") -> str:
     return identity.namespace.replace(":", "_")

@@ -1,9 +1,10 @@
 """A second line behind the lifeline: a small process that removes a dead supervisor's containers.
 
 The guard holds the read end of a pipe whose write end only the supervisor has. When the supervisor is gone,
-however it went, the pipe ends, and the guard removes every container of that instance, by label. It covers
-what the lifeline cannot: transport `attach`, a gate that misbehaves, a create call that was under way. It has
-a session of its own, ignores TERM, INT and HUP, and imports nothing that it does not need while it waits.
+however it went, the pipe ends, and the guard kills what runs in the instance's control group, where it has
+one on this host, and has the engine remove every container of that instance, by label. It covers what the
+lifeline cannot: transport `attach`, a gate that misbehaves, a create call that was under way. It has a
+session of its own, ignores TERM, INT and HUP, and imports nothing that it does not need while it waits.
 
 The supervisor's side (`keep_guard`) notices when the guard dies, says so, and starts another.
 """
@@ -16,6 +17,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from supervisor.reaping.cgroups import end_all, remove_groups_of
 
 if TYPE_CHECKING:
     import trio
@@ -30,6 +33,8 @@ leaves the rest to the next supervisor: by then all have ended by themselves, gr
 listed."""
 CALL_TIMEOUT: Final = 30.0
 """Seconds for one call of the engine."""
+KILL_TIME: Final = 0.5
+"""Seconds at most to kill what runs in the containers, before the engine is asked to remove them."""
 IGNORED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 FAREWELL: Final = b"q"
 """Sent by a supervisor that leaves in order, with nothing left to remove."""
@@ -181,34 +186,42 @@ def main() -> None:
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     docker_host, instance, longest_life, audit_log, *directories = sys.argv[1:]
-    farewell = os.read(0, 1) == FAREWELL
-    if not farewell:
-        import trio
+    if os.read(0, 1) == FAREWELL:
+        return
+    end_all(instance, KILL_TIME)
 
-        from supervisor.observability.audit import configure_audit
-        from supervisor.observability.log import configure_logging
-        from supervisor.reaping.cgroups import remove_groups_of
-        from supervisor.reaping.directories import remove_dead_directory
-        from supervisor.reaping.places import OPERATORS, private
-        from supervisor.reaping.sockets import remove_dead_sockets
+    # Each part loads what it needs when its turn comes: it takes the CPU from the engine, which clears away.
+    import trio
 
-        configure_logging("json", "info")
-        configure_audit(audit_log)
-        trio.run(_remove_all, docker_host, instance, float(longest_life) + GIVE_UP_MARGIN)
-        remove_groups_of(instance)
-        for directory in directories:
-            remove_dead_directory(Path(directory))
-        for place in private(OPERATORS):
-            remove_dead_sockets(place)
+    patience = float(longest_life) + GIVE_UP_MARGIN
+    done = trio.run(_remove_all, docker_host, instance, patience)
+
+    from supervisor.observability.audit import audit, configure_audit
+    from supervisor.observability.log import configure_logging
+    from supervisor.reaping.directories import remove_dead_directory
+    from supervisor.reaping.places import OPERATORS, private
+    from supervisor.reaping.sockets import remove_dead_sockets
+
+    configure_logging("json", "info")
+    configure_audit(audit_log)
+    if not done:
+        audit("guard gave up", "critical", instance=instance[:8], seconds=round(patience))
+    remove_groups_of(instance)
+    for directory in directories:
+        remove_dead_directory(Path(directory))
+    for place in private(OPERATORS):
+        remove_dead_sockets(place)
 
 
-async def _remove_all(docker_host: str, instance: str, patience: float) -> None:
+async def _remove_all(docker_host: str, instance: str, patience: float) -> bool:
     """Remove the instance's containers until two lists in a row are empty: a create may have been under way.
-    Gives up after `patience` seconds without an answer from the engine."""
+
+    Returns:
+        False when it gave up, after `patience` seconds without an answer from the engine.
+    """
     import trio
 
     from supervisor.engine import Docker, DockerError
-    from supervisor.observability.audit import audit
     from supervisor.sandbox.identity import LABEL_INSTANCE
 
     removed, empty_lists = 0, 0
@@ -232,7 +245,6 @@ async def _remove_all(docker_host: str, instance: str, patience: float) -> None:
                 )
             except DockerError:
                 if trio.current_time() > give_up:
-                    audit("guard gave up", "critical", instance=instance[:8], seconds=round(patience))
                     break
                 await trio.sleep(RETRY_PAUSE)
                 continue
@@ -250,6 +262,7 @@ async def _remove_all(docker_host: str, instance: str, patience: float) -> None:
             "count": removed,
         }
         sys.stderr.write(json.dumps(report) + "\n")
+    return empty_lists == 2
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ def directory() -> Iterator[Path]:
     [
         "others_meddle",
         "the_engine_hangs",
+        "the_engine_hangs_and_nothing_tells_the_gates",
         "the_engine_hangs_at_the_end",
         "the_engine_is_killed",
         "the_engine_is_killed_without_user_namespaces",

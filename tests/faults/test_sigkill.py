@@ -79,8 +79,7 @@ async def test_killed_with_sessions_open_it_leaves_nothing_and_a_foreign_one_is_
                 f"\n{transport}: {SESSIONS} sessions, {len(processes)} processes: "
                 f"dead after {dead:.2f} s, containers gone after {gone:.2f} s"
             )
-            if transport == "lifeline":
-                assert dead < 5, "half a second on a quiet machine"
+            assert dead < 5, "half a second on a quiet machine"
             await bystander.echo("still-here")
             assert await foreign.containers() >= before
 

@@ -213,6 +213,24 @@ async def the_engine_hangs(paths: EnginePaths, directory: Path) -> None:
         print(f"killed while the engine was stopped: containers gone {gone:.1f} s after it was back")
 
 
+async def the_engine_hangs_and_nothing_tells_the_gates(paths: EnginePaths, directory: Path) -> None:
+    """On transport `attach` a supervisor dies while the engine is stopped: its guard ends what runs."""
+    pid = engine_pid(paths)
+    settings = {"WARM_POOL_SIZE": "0", "SANDBOX_TRANSPORT": "attach"}
+    async with supervised(paths.url, directory, **settings) as one, prompt_in(one):
+        processes = await one.processes()
+        assert processes
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            one.kill()
+            dead = await one.wait_dead(processes)
+            assert one.guards(), "it waits for the engine"
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        _, gone = await one.wait_gone(processes)
+        print(f"attach, killed while the engine was stopped: dead after {dead:.2f} s, gone {gone:.1f} s later")
+
+
 async def the_engine_hangs_at_the_end(paths: EnginePaths, directory: Path) -> None:
     """Asked to stop while the engine is stopped, the supervisor ends within its bound all the same, says what
     it could not remove, and leaves it to its guard.

@@ -1,12 +1,14 @@
 """Strict, on a kernel that has it all, under systemd: every measure holds, a session works and goes.
 
 Nothing is opted out of. The unit file is the project's own. A session survives a reload of the unit, which
-is a hand-over to a new process, and leaves nothing behind.
+is a hand-over to a new process, and leaves nothing behind; neither does one whose server is killed.
 """
 
 import json
 import re
 import subprocess
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -131,13 +133,43 @@ async def session() -> None:
     require(holds=True, what="container gone")
 
 
-async def limited_session() -> None:
-    """A session that does not hang; one that dies is a failure, and the rest is looked at all the same."""
+async def killed() -> None:
+    """The server is killed with a session open: nothing is left of that, and the unit serves again."""
+    with suppress(SessionOverError):
+        async with visit(URL, credentials={"token": TOKEN}) as visitor:
+            await visitor.read_until(b"> ")
+            (name,) = containers()
+            process, before = first_process(name), main_pid()
+            run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", UNIT)
+            began = trio.current_time()
+            with trio.fail_after(GONE_LIMIT):
+                while process.exists():
+                    await trio.sleep(0.02)
+            require(
+                holds=True, what=f"killed: its session was dead after {trio.current_time() - began:.2f} s"
+            )
+            await visitor.read_to_end()
+    with trio.fail_after(GONE_LIMIT):
+        while name in await trio.to_thread.run_sync(containers):
+            await trio.sleep(0.2)
+    while main_pid() in {before, "0"} or run("systemctl", "is-active", UNIT, allowed=(0, 3)) != "active\n":
+        await trio.sleep(0.5)
+    require(holds=True, what="killed: the unit has started again")
+    async with visit(URL, credentials={"token": TOKEN}) as visitor:
+        await visitor.read_until(b"> ")
+        await greet(visitor)
+    require(holds=True, what="killed: there are sessions again")
+    journal = run("journalctl", "--no-pager", "--unit", UNIT)
+    require(holds="reason=supervisor_lost" in journal, what="killed: the end of the session is told")
+
+
+async def limited(what: Callable[[], Awaitable[None]]) -> None:
+    """Try something that does not hang; a failure is one, and the rest is looked at all the same."""
     try:
         with trio.fail_after(SESSION_LIMIT):
-            await session()
+            await what()
     except (SessionOverError, trio.TooSlowError) as error:
-        require(holds=False, what=f"a session ({error!r})")
+        require(holds=False, what=f"{what.__name__} ({error!r})")
 
 
 def smoke() -> None:
@@ -149,7 +181,8 @@ def smoke() -> None:
         holds=held is not None and set(json.loads(held[1])) == set(Measure),
         what=f"measures that hold: {held[1] if held else 'none'}",
     )
-    trio.run(limited_session)
+    trio.run(limited, session)
+    trio.run(limited, killed)
     run("systemctl", "stop", UNIT)
     require(
         holds=run("systemctl", "is-failed", UNIT, allowed=(0, 1)).strip() == "inactive",

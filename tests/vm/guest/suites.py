@@ -1,4 +1,6 @@
-"""Those of the project's tests that take a kernel with AppArmor: pytest runs them in the machine."""
+"""Those of the project's tests that take a kernel with AppArmor or cgroup version 2: pytest runs them in the
+machine.
+"""
 
 import os
 import subprocess
@@ -8,7 +10,7 @@ from typing import Final
 from vm.guest.installed import OUT, PROGRAM, PROJECT, WORKBENCH, require, run, say
 
 LIMIT: Final = 1800.0  # seconds
-SUITES: Final = ("tests/vm/guest/enforced.py",)
+SUITES: Final = ("tests/vm/guest/enforced.py", "tests/reaping/test_cgroups.py")
 ENGINE: Final = "unix:///run/docker.sock"
 
 
