@@ -216,8 +216,10 @@ async def the_engine_hangs(paths: EnginePaths, directory: Path) -> None:
 async def the_engine_hangs_and_nothing_tells_the_gates(paths: EnginePaths, directory: Path) -> None:
     """On transport `attach` a supervisor dies while the engine is stopped: its guard ends what runs."""
     pid = engine_pid(paths)
-    settings = {"WARM_POOL_SIZE": "0", "SANDBOX_TRANSPORT": "attach"}
-    async with supervised(paths.url, directory, **settings) as one, prompt_in(one):
+    async with (
+        supervised(paths.url, directory, WARM_POOL_SIZE="0", SANDBOX_TRANSPORT="attach") as one,
+        prompt_in(one),
+    ):
         processes = await one.processes()
         assert processes
         os.kill(pid, signal.SIGSTOP)
@@ -228,7 +230,7 @@ async def the_engine_hangs_and_nothing_tells_the_gates(paths: EnginePaths, direc
         finally:
             os.kill(pid, signal.SIGCONT)
         _, gone = await one.wait_gone(processes)
-        print(f"attach, killed while the engine was stopped: dead after {dead:.2f} s, gone {gone:.1f} s later")
+        print(f"killed while it was stopped: dead after {dead:.2f} s, gone {gone:.1f} s later")
 
 
 async def the_engine_hangs_at_the_end(paths: EnginePaths, directory: Path) -> None:
