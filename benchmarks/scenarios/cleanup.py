@@ -22,6 +22,7 @@ from supervisor.sandbox.identity import LABEL_PRODUCT
 
 BOUND = 15.0  # seconds after which what is still there counts as left behind
 LOOK_EVERY = 0.01
+LAST_LOOK = 1.0  # seconds
 CUT_GRACE = 1.0  # seconds
 STUBBORN = b"trap '' HUP TERM; while :; do echo flood; done\r"
 
@@ -77,7 +78,8 @@ async def _until_gone(
     pids = [pid for each in marked for pid in each.pids]
 
     async def watch(what: str, gone: Awaitable[None]) -> None:
-        with trio.move_on_after(max(0, began + BOUND - time.perf_counter())) as bound:
+        # A look is due also where others have used up the time.
+        with trio.move_on_after(max(LAST_LOOK, began + BOUND - time.perf_counter())) as bound:
             await gone
         if bound.cancelled_caught:
             record.notes.append(f"{what} are left {BOUND:g} s after the end of their sessions")

@@ -9,7 +9,6 @@ Sources: cgroups(7), org.freedesktop.systemd1(5).
 """
 
 import os
-import re
 import signal
 import subprocess
 import time
@@ -44,7 +43,7 @@ _BUS_TIMEOUT: Final = 10.0
 def hierarchies() -> dict[str, Path]:
     """Return where each controller's hierarchy is mounted; the unified one by the name ``."""
     roots: dict[str, Path] = {}
-    for line in _MOUNTS.read_text().splitlines():
+    for line in _MOUNTS.read_text(errors="surrogateescape").splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
         place = Path(before.split(" ")[4])
@@ -106,9 +105,11 @@ def end_all(instance: str, patience: float) -> None:
     """
     groups = _groups_of(instance)
     deadline = time.monotonic() + patience
+    left = _kill(groups)  # before anything else: who is not told to die should not get the CPU
     with _first_in_line(groups):
-        while any(_kill(group) for group in groups) and time.monotonic() < deadline:
+        while left and time.monotonic() < deadline:
             time.sleep(_LOOK_PAUSE)
+            left = _kill(groups)
 
 
 @contextmanager
@@ -126,10 +127,15 @@ def _first_in_line(groups: set[Path]) -> Generator[None]:
                 file.write_text(weight)
 
 
-def _kill(group: Path) -> bool:
-    """Send SIGKILL to all in a group, those included that are in groups within it; return whether there was
-    anybody, the dead that nobody has asked after included.
+def _kill(groups: set[Path]) -> bool:
+    """Send SIGKILL to all in these groups, those included that are in groups within them; return whether
+    there was anybody, the dead that nobody has asked after included.
     """
+    found = [_kill_group(group) for group in groups]
+    return any(found)
+
+
+def _kill_group(group: Path) -> bool:
     try:
         if int((group / "pids.current").read_text()) == 0:
             return False
@@ -140,20 +146,25 @@ def _kill(group: Path) -> bool:
         return False
     for directory, _, _ in os.walk(group):  # passes over what is removed meanwhile
         with suppress(OSError):
-            for pid in Path(directory, "cgroup.procs").read_text().split():
-                _kill_member(int(pid), group.name)
+            _kill_listed(Path(directory, "cgroup.procs"))
     return True
 
 
-def _kill_member(pid: int, name: str) -> None:
-    with suppress(OSError):  # it has ended
-        process = os.pidfd_open(pid)
-        try:
-            # It may have ended before, and its number be somebody else's now.
-            if name in re.split("[/\n]", Path(f"/proc/{pid}/cgroup").read_text()):
-                signal.pidfd_send_signal(process, signal.SIGKILL)
-        finally:
-            os.close(process)
+def _kill_listed(file: Path) -> None:
+    """Kill the processes in this list. One that has ended meanwhile may have left its number to somebody
+    else: so who is listed still, once he is held, is meant.
+    """
+    held: dict[str, int] = {}
+    try:
+        for pid in file.read_text().split():
+            with suppress(OSError):  # it has ended, or another round has room for it
+                held[pid] = os.pidfd_open(int(pid))
+        for pid in held.keys() & file.read_text().split():
+            with suppress(OSError):
+                signal.pidfd_send_signal(held[pid], signal.SIGKILL)
+    finally:
+        for descriptor in held.values():
+            os.close(descriptor)
 
 
 def _groups_of(instance: str) -> set[Path]:

@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -188,7 +189,7 @@ def main() -> None:
     docker_host, instance, longest_life, audit_log, *directories = sys.argv[1:]
     if os.read(0, 1) == FAREWELL:
         return
-    end_all(instance, KILL_TIME)
+    _attempt(end_all, instance, KILL_TIME)
 
     # Each part loads what it needs when its turn comes: it takes the CPU from the engine, which clears away.
     import trio
@@ -206,11 +207,28 @@ def main() -> None:
     configure_audit(audit_log)
     if not done:
         audit("guard gave up", "critical", instance=instance[:8], seconds=round(patience))
-    remove_groups_of(instance)
+    _attempt(remove_groups_of, instance)
     for directory in directories:
-        remove_dead_directory(Path(directory))
+        _attempt(remove_dead_directory, Path(directory))
     for place in private(OPERATORS):
-        remove_dead_sockets(place)
+        _attempt(remove_dead_sockets, place)
+
+
+def _attempt(part: Callable[..., object], *arguments: object) -> None:
+    """Do a part of the cleaning. What it fails of is told, and keeps none of the others from being done:
+    nobody starts another guard now.
+    """
+    try:
+        part(*arguments)
+    except Exception as error:
+        _tell(
+            {"event": "guard could not do all", "part": getattr(part, "__name__", ""), "problem": repr(error)}
+        )
+
+
+def _tell(report: dict[str, object]) -> None:
+    with suppress(OSError):  # whoever read that may have died with the supervisor
+        sys.stderr.write(json.dumps(report) + "\n")
 
 
 async def _remove_all(docker_host: str, instance: str, patience: float) -> bool:
@@ -256,12 +274,8 @@ async def _remove_all(docker_host: str, instance: str, patience: float) -> bool:
             if empty_lists < 2:
                 await trio.sleep(RETRY_PAUSE)
     if removed:
-        report = {
-            "event": "guard removed containers of a dead supervisor",
-            "instance": instance[:8],
-            "count": removed,
-        }
-        sys.stderr.write(json.dumps(report) + "\n")
+        event = "guard removed containers of a dead supervisor"
+        _tell({"event": event, "instance": instance[:8], "count": removed})
     return empty_lists == 2
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -63,11 +64,10 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The processes that were killed one by one."""
     killed: list[int] = []
 
-    def kill(pid: int, name: str) -> None:
-        assert name == NAME
-        killed.append(pid)
+    def kill(file: Path) -> None:
+        killed.extend(map(int, file.read_text().split()))
 
-    monkeypatch.setattr(cgroups, "_kill_member", kill)
+    monkeypatch.setattr(cgroups, "_kill_listed", kill)
     return killed
 
 
@@ -87,6 +87,33 @@ def test_again_until_nothing_runs(group: Group, killed: list[int], monkeypatch: 
         assert not killed
     else:
         assert sorted(killed) == sorted([11, 12, 21, 22] * 3)
+
+
+def test_the_first_kill_comes_before_the_weight(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is not told to die yet, as a storm of forks, should not get the CPU."""
+    weights: list[str] = []
+
+    def kill(groups: set[Path]) -> bool:
+        assert groups
+        weights.append(group.weight())
+        return len(weights) < 3
+
+    monkeypatch.setattr(cgroups, "_kill", kill)
+    end_all(INSTANCE, BOUND)
+    assert weights == ["100", group.most, group.most]
+
+
+def test_every_group_of_the_instance(group: Group, killed: list[int]) -> None:
+    """There are two where the engine's cgroup driver was another one before a hand-over."""
+    [other] = {
+        root / f"{NAME}.slice" for root in group.roots.values() if (root / NAME / "pids.current").exists()
+    }
+    shutil.copytree(other.with_name(NAME), other)
+    end_all(INSTANCE, 0)
+    if group.at_once.exists():
+        assert (other / "cgroup.kill").read_text() == "1"
+    else:
+        assert sorted(killed) == sorted([11, 12, 21, 22] * 2)
 
 
 def test_what_does_not_die_gets_its_place_back(
@@ -119,25 +146,45 @@ def test_others_are_left_alone(group: Group, killed: list[int], monkeypatch: pyt
 def test_groups_that_the_engine_removes_meanwhile(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
     killed: list[int] = []
 
-    def kill(pid: int, _name: str) -> None:
-        killed.append(pid)
+    def kill(file: Path) -> None:
+        killed.extend(map(int, file.read_text().split()))
         for container in group.containers:
             shutil.rmtree(container, ignore_errors=True)
         group.run(0)
 
-    monkeypatch.setattr(cgroups, "_kill_member", kill)
+    monkeypatch.setattr(cgroups, "_kill_listed", kill)
     end_all(INSTANCE, BOUND)
     assert sorted(killed) in ([11, 12], [21, 22])
 
 
-def test_a_process_that_has_left_is_somebody_else() -> None:
-    """Its number may be another's by now."""
-    with subprocess.Popen(["/bin/sleep", "60"]) as process:
-        cgroups._kill_member(process.pid, NAME)
+def test_a_process_that_has_left_is_somebody_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may be another's by the time that it is held."""
+    procs, hold = tmp_path / "cgroup.procs", os.pidfd_open
+    with subprocess.Popen(["/bin/sleep", "60"]) as leaves, subprocess.Popen(["/bin/sleep", "60"]) as stays:
+        procs.write_text(f"{leaves.pid}\n{stays.pid}\n")
+
+        def held(pid: int) -> int:
+            procs.write_text(f"{stays.pid}\n")
+            return hold(pid)
+
+        monkeypatch.setattr(os, "pidfd_open", held)
+        cgroups._kill_listed(procs)
+        assert stays.wait() == -signal.SIGKILL
         with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(0.2)
-        process.kill()
-    cgroups._kill_member(process.pid, NAME)
+            leaves.wait(0.2)
+        leaves.kill()
+    procs.write_text(f"{leaves.pid}\n0\n")
+    cgroups._kill_listed(procs)  # has ended, is in another PID namespace
+
+
+def test_mounts_of_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths are bytes, whoever mounts there."""
+    mounts = tmp_path / "mountinfo"
+    mounts.write_bytes(
+        b"1 1 0:1 / /media/caf\xe9 rw - tmpfs none rw\n2 1 0:2 / /sys/fs/cgroup rw - cgroup2 none rw\n"
+    )
+    monkeypatch.setattr(cgroups, "_MOUNTS", mounts)
+    assert hierarchies.__wrapped__() == {"": Path("/sys/fs/cgroup")}
 
 
 @pytest.fixture
@@ -176,4 +223,29 @@ def test_on_the_kernel(real_group: set[Path]) -> None:
             began = time.monotonic()
             end_all(INSTANCE, BOUND)
             assert time.monotonic() < began + BOUND
+        assert status.result() == -signal.SIGKILL
+
+
+@pytest.mark.engine
+def test_one_whose_main_thread_has_ended(real_group: set[Path]) -> None:
+    """The kernel says then that it is in no group, and lists it all the same."""
+    program = """
+import ctypes, os, sys, threading, time
+for group in sys.argv[2:]:
+    open(group + "/cgroup.procs", "w").write(str(os.getpid()))
+threading.Thread(target=time.sleep, args=(600,)).start()
+os.write(1, b"in\\n")
+ctypes.CDLL(None).syscall(int(sys.argv[1]), 0)
+"""
+    leave = "60" if os.uname().machine == "x86_64" else "93"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, leave, *map(os.fspath, real_group)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"in\n"
+        while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.01)
+        with ThreadPoolExecutor(1) as reaper:
+            status = reaper.submit(process.wait)
+            end_all(INSTANCE, BOUND)
         assert status.result() == -signal.SIGKILL
