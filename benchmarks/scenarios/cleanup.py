@@ -22,7 +22,7 @@ from supervisor.sandbox.identity import LABEL_PRODUCT
 
 BOUND = 15.0  # seconds after which what is still there counts as left behind
 LOOK_EVERY = 0.01
-LAST_LOOK = 1.0  # seconds
+LAST_LOOK = 1.0  # seconds for a look at what is left after that
 CUT_GRACE = 1.0  # seconds
 STUBBORN = b"trap '' HUP TERM; while :; do echo flood; done\r"
 
